@@ -1,0 +1,60 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "inputs.h"
+#include "ts_infer/model.h"
+
+namespace ts_infer::cli {
+
+/// What run and bench share.
+struct ModelArguments {
+  std::string model;
+  std::string device = "auto";
+  std::string executor = "legacy";
+  int intra_op_threads = 0;
+  bool no_optimize = false;
+  InputArguments inputs;
+  std::string json;  // "": none, "-": stdout
+};
+
+struct RunArguments {
+  ModelArguments common;
+  std::string output_dir;
+  std::int64_t iterations = 1;
+  bool quiet = false;
+};
+
+struct BenchArguments {
+  ModelArguments common;
+  int concurrency = 1;
+  double rate_qps = 0;
+  std::int64_t skip = 10;
+  double duration_s = 5;
+  bool log_calls = false;
+};
+
+struct InspectArguments {
+  std::string model;
+  bool code = false;
+  std::string json;
+};
+
+struct EnvArguments {
+  std::string json;
+};
+
+/// Each prints its results on stdout and throws what goes wrong.
+void run(const RunArguments& arguments);
+void bench(const BenchArguments& arguments);
+void inspect(const InspectArguments& arguments);
+void env(const EnvArguments& arguments);
+
+/// Options as run and bench load with; warnings go to stderr.
+LoadOptions load_options(const ModelArguments& arguments);
+
+/// The settings of a JSON document.
+Json options_json(const ModelArguments& arguments);
+
+}  // namespace ts_infer::cli

@@ -1,0 +1,270 @@
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <functional>
+#include <iostream>
+#include <new>
+#include <numeric>
+
+#include "commands.h"
+#include "signals.h"
+#include "ts_infer/error.h"
+#include "ts_infer/version.h"
+
+namespace ts_infer::cli {
+namespace {
+
+enum ExitCode { kOk = 0, kOther = 1, kUsage = 2, kModelLoad = 3, kInput = 4, kExecution = 5 };
+
+constexpr double kMaxCalls = 1e15;
+constexpr std::array kPythonVerbs = {"export", "audit", "compile", "report", "demo"};
+
+/// A command line that cannot be understood.
+struct UsageError {
+  std::string message;
+  std::string usage;
+};
+
+/// Levenshtein's distance.
+std::size_t distance(const std::string& a, const std::string& b) {
+  std::vector<std::size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), 0);
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    std::size_t diagonal = row[0]++;
+    for (std::size_t j = 0; j < b.size(); ++j) {
+      const std::size_t replaced = diagonal + (a[i] == b[j] ? 0 : 1);
+      diagonal = row[j + 1];
+      row[j + 1] = std::min({replaced, diagonal + 1, row[j] + 1});
+    }
+  }
+  return row.back();
+}
+
+std::string did_you_mean(const std::string& word, const std::vector<std::string>& known) {
+  const auto closest = std::min_element(
+      known.begin(), known.end(),
+      [&](const auto& a, const auto& b) { return distance(word, a) < distance(word, b); });
+  const bool is_close = closest != known.end() && distance(word, *closest) <= 3 &&
+                        distance(word, *closest) < word.size() / 2 + 1;
+  return is_close ? "; did you mean '" + *closest + "'?" : "";
+}
+
+/// A number from `low` to `high`. CLI::Range lets NaN through and fills the help with its bounds.
+CLI::Validator in_range(double low, double high) {
+  const auto check = [low, high](const std::string& text) -> std::string {
+    double value = 0;
+    if (CLI::detail::lexical_cast(text, value) && value >= low && value <= high) return "";
+    return "expected a number from " + number(low) + " to " + number(high) + ", got '" + text + "'";
+  };
+  return CLI::Validator(check, "");
+}
+
+class CommandLine {
+ public:
+  CommandLine() {
+    app_.set_version_flag("--version", "ts_infer " + version());
+    app_.require_subcommand(1);
+    add_run();
+    add_bench();
+    add_inspect();
+    add_env();
+  }
+
+  int execute(int argc, char** argv) {
+    if (argc > 1) check_verb(argv[1]);
+    try {
+      app_.parse(argc, argv);
+    } catch (const CLI::Success& success) {  // --help, --version
+      return app_.exit(success);
+    } catch (const CLI::ExtrasError&) {
+      const std::string word = app_.remaining(true).front();
+      throw UsageError{"unexpected argument '" + word + "'" + did_you_mean(word, flags()), usage()};
+    } catch (const CLI::ParseError& error) {
+      throw UsageError{error.what(), usage()};
+    }
+    command_();
+    return noted_signal() != 0 ? 128 + noted_signal() : kOk;
+  }
+
+ private:
+  void check_verb(const std::string& verb) const {
+    if (std::find(kPythonVerbs.begin(), kPythonVerbs.end(), verb) != kPythonVerbs.end()) {
+      throw UsageError{"'" + verb +
+                           "' needs the Python package: pip install ts-infer-runtime, then "
+                           "python -m ts_infer " +
+                           verb,
+                       ""};
+    }
+    std::vector<std::string> verbs;
+    for (const CLI::App* command : app_.get_subcommands({})) verbs.push_back(command->get_name());
+    if (verb.rfind('-', 0) == 0 || std::find(verbs.begin(), verbs.end(), verb) != verbs.end()) {
+      return;
+    }
+    throw UsageError{"no command '" + verb + "'" + did_you_mean(verb, verbs), usage()};
+  }
+
+  /// The command that was asked for, else the program itself.
+  const CLI::App* parsed() const {
+    const auto commands = app_.get_subcommands();
+    return commands.empty() ? &app_ : commands.front();
+  }
+
+  std::string usage() const {
+    const std::string name =
+        parsed() == &app_ ? app_.get_name() : app_.get_name() + ' ' + parsed()->get_name();
+    return '\n' + CLI::Formatter().make_usage(parsed(), name) + "See " + name + " --help.";
+  }
+
+  std::vector<std::string> flags() const {
+    std::vector<std::string> names;
+    for (const CLI::Option* option : parsed()->get_options()) {
+      for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
+    }
+    return names;
+  }
+
+  static void add_json(CLI::App& command, std::string& json) {
+    command.add_option("--json", json, "Write the results as JSON; - is stdout")->type_name("FILE");
+  }
+
+  static void add_model(CLI::App& command, ModelArguments& model) {
+    command.add_option("MODEL", model.model, "A TorchScript archive")->required()->type_name("");
+    command
+        .add_option("--input", model.inputs.inputs,
+                    "A tensor from a file, or a number or string itself; the rest is random")
+        ->type_name("NAME=FILE.npy")
+        ->check(check_input)
+        ->allow_extra_args(false);
+    command.add_option("--shape", model.inputs.shapes, "The shape of a random input")
+        ->type_name("NAME=1x3x224x224")
+        ->check(check_shape)
+        ->allow_extra_args(false);
+    command.add_option("--device", model.device, "auto, cpu, cuda, cuda:1, xpu, …")
+        ->capture_default_str()
+        ->type_name("DEVICE");
+    command
+        .add_option("--executor", model.executor, "legacy, simple, profiling, profiling-no-fusion")
+        ->capture_default_str()
+        ->check(
+            CLI::IsMember({"legacy", "simple", "profiling", "profiling-no-fusion"}).description(""))
+        ->type_name("EXECUTOR");
+    command
+        .add_option("--intra-op-threads", model.intra_op_threads,
+                    "Threads inside a call; 0 leaves torch's own number")
+        ->capture_default_str()
+        ->check(in_range(0, 4096))
+        ->type_name("N");
+    command.add_flag("--no-optimize", model.no_optimize, "Run the archive as it is");
+    command.add_option("--seed", model.inputs.seed, "Of the random inputs and of --rate")
+        ->capture_default_str()
+        ->type_name("N");
+    add_json(command, model.json);
+  }
+
+  void add_run() {
+    CLI::App& command =
+        *app_.add_subcommand("run", "Run a model; the time of each call goes to stderr");
+    add_model(command, run_.common);
+    command.add_option("--output-dir", run_.output_dir, "Write each output tensor as NAME.npy")
+        ->type_name("DIR");
+    command.add_option("--iterations", run_.iterations, "Calls")
+        ->capture_default_str()
+        ->check(in_range(1, kMaxCalls))
+        ->type_name("N");
+    command.add_flag("--quiet", run_.quiet, "No line a call");
+    command.callback([this] { command_ = [this] { run(run_); }; });
+  }
+
+  void add_bench() {
+    CLI::App& command = *app_.add_subcommand("bench", "Measure the latency of a model");
+    add_model(command, bench_.common);
+    CLI::Option* concurrency =
+        command.add_option("--concurrency", bench_.concurrency, "Callers in a closed loop")
+            ->capture_default_str()
+            ->check(in_range(1, 4096))
+            ->type_name("N");
+    command
+        .add_option("--rate", bench_.rate_qps,
+                    "Calls a second in an open loop with Poisson arrivals")
+        ->check(in_range(1e-3, 1e9))
+        ->excludes(concurrency)
+        ->type_name("QPS");
+    command.add_option("--skip", bench_.skip, "Calls that each caller makes first, not counted")
+        ->capture_default_str()
+        ->check(in_range(0, kMaxCalls))
+        ->type_name("N");
+    command.add_option("--duration", bench_.duration_s, "Seconds of the counted part")
+        ->capture_default_str()
+        ->check(in_range(1e-3, 86400.0))
+        ->type_name("S");
+    command.add_flag("--log-calls", bench_.log_calls, "A line a call on stderr");
+    command.callback([this] { command_ = [this] { bench(bench_); }; });
+  }
+
+  void add_inspect() {
+    CLI::App& command =
+        *app_.add_subcommand("inspect", "Say what is in a file; runs nothing of it");
+    command.add_option("MODEL", inspect_.model, "A TorchScript archive")->required()->type_name("");
+    command.add_flag("--code", inspect_.code, "Print the TorchScript of each method");
+    add_json(command, inspect_.json);
+    command.callback([this] { command_ = [this] { inspect(inspect_); }; });
+  }
+
+  void add_env() {
+    CLI::App& command = *app_.add_subcommand("env", "Versions, devices, threads");
+    add_json(command, env_.json);
+    command.callback([this] { command_ = [this] { env(env_); }; });
+  }
+
+  CLI::App app_{"Runs, measures and inspects TorchScript models.", "ts_infer"};
+  RunArguments run_;
+  BenchArguments bench_;
+  InspectArguments inspect_;
+  EnvArguments env_;
+  std::function<void()> command_;
+};
+
+/// Prints the exception that is being handled; returns its exit code.
+int report_exception() {
+  const auto print = [](std::string message, ExitCode code) {
+    message.erase(message.find_last_not_of('\n') + 1);  // a signature ends with one
+    std::cerr << "ts_infer: " + message + '\n';
+    return code;
+  };
+  try {
+    throw;
+  } catch (const UsageError& error) {
+    return print(error.message + error.usage, kUsage);
+  } catch (const ModelLoadError& error) {
+    return print(error.what(), kModelLoad);
+  } catch (const InputError& error) {
+    return print(error.what(), kInput);
+  } catch (const ExecutionError& error) {
+    return print(error.what(), kExecution);
+  } catch (const std::bad_alloc&) {
+    return print("out of memory", kExecution);
+  } catch (const std::exception& error) {
+    return print(error.what(), kOther);
+  } catch (...) {
+    return print("an unknown error", kOther);
+  }
+}
+
+}  // namespace
+}  // namespace ts_infer::cli
+
+int main(int argc, char** argv) {
+  using namespace ts_infer::cli;
+  try {
+    install_signal_handlers();
+    const int code = CommandLine().execute(argc, argv);
+    std::cout.flush();
+    if (!std::cout) {
+      throw ts_infer::Error("[output] stdout: it cannot be written; check where it goes");
+    }
+    return code;
+  } catch (...) {
+    return report_exception();
+  }
+}

@@ -1,0 +1,154 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "ts_infer/error.h"
+#include "ts_infer/export.h"
+#include "ts_infer/signature.h"
+#include "ts_infer/tensor.h"
+#include "ts_infer/timing.h"
+#include "ts_infer/value.h"
+
+namespace ts_infer {
+
+enum class LogLevel { kDebug, kInfo, kWarning, kError };
+
+/// How a model is loaded. Every field has a working default.
+struct LoadOptions {
+  /// "auto" (the accelerator when there is one, else the host), "cpu", "cuda", "cuda:1", "xpu", …
+  std::string device = "auto";
+
+  /// "legacy": torch's graph executor with executor mode off: it compiles once per combination of
+  /// dtypes and ranks, not of sizes. "simple": the profiling executor's class, not profiling.
+  /// "profiling": torch's default. "profiling-no-fusion": that with fusion depth 0.
+  /// It holds for this model alone. Where it cannot serve, the next one down is taken and
+  /// Model::info() says which and why.
+  std::string executor = "legacy";
+
+  /// Freeze, and run torch's optimize_for_inference passes where they pay. Model::info() says what
+  /// was done.
+  bool optimize = true;
+
+  /// Intra-op threads of each call: set on the calling thread and put back. 0: left alone.
+  int intra_op_threads = 0;
+
+  /// Name in logs and errors. Empty: the manifest's, else the file's.
+  std::string name;
+
+  /// Called after every call, on the thread that made it, outside locks. Must not throw.
+  std::function<void(const Timing&)> on_timing;
+
+  /// Receives messages of the library and warnings of libtorch, outside locks. Must not throw.
+  std::function<void(LogLevel, const std::string&)> on_log;
+};
+
+/// How one call runs.
+struct RunOptions {
+  /// Buffers of the caller that receive the outputs, in order: same dtype and shape, on any
+  /// device the model can copy to. Empty: new tensors. They are then what forward() returns.
+  std::vector<Tensor> outputs;
+
+  /// Where outputs go: "" for where the inputs were, "cpu", or the model's device.
+  std::string output_device;
+
+  /// For inputs on the device: the host's own stream, as its backend's native handle (for CUDA a
+  /// cudaStream_t); nullptr is the calling thread's current stream.
+  void* stream = nullptr;
+};
+
+/// What a file says of itself; nothing of it was run.
+struct ArchiveInfo {
+  std::string path;
+  std::uint64_t file_bytes = 0;
+  std::string name;            // from the manifest, else the archive's own
+  std::string method;          // how it was exported: "trace", "script", "hybrid"; "" unknown
+  std::string torch_version;   // that exported it; "" unknown
+  std::optional<Signature> signature;  // nullopt: no manifest
+  std::vector<std::map<std::string, std::vector<std::int64_t>>> warmup_shapes;
+  std::vector<std::string> methods;
+  std::vector<std::string> operators;  // "torch.conv2d", "ops.mine.op", sorted
+  std::vector<std::string> devices;    // named in the code or the constants, sorted
+  std::uint64_t weight_bytes = 0;
+  std::size_t members = 0;                // files in the archive
+  std::vector<std::string> damaged;       // members whose CRC-32 does not match
+  std::map<std::string, std::string> code;  // TorchScript source by its path in the archive
+  std::string manifest_json;              // "" where there is none
+};
+
+/// What load() decided and found.
+struct ModelInfo {
+  std::string name;
+  std::string path;  // "" when loaded from memory
+  std::string device;
+  std::string executor;
+  std::vector<std::string> decisions;  // what was chosen and why, one sentence each
+  bool stateful = false;               // calls take turns; clone() gives another its own state
+  bool optimized = false;
+  double load_ms = 0;
+};
+
+/// A loaded model. A move-only handle; a moved-from handle may only be assigned or destroyed.
+///
+/// All members but the special ones are safe from any number of threads at once; the calls of a
+/// stateful model take turns. Outputs belong to the caller, never alias the model's memory, and
+/// outlive it.
+class TS_INFER_API Model {
+ public:
+  /// Loads a TorchScript archive from a file. @throws ModelLoadError
+  static Model load(const std::string& path, const LoadOptions& options = {});
+
+  /// The same from memory, which is not needed after the call. @throws ModelLoadError
+  static Model load(const void* data, std::size_t size, const LoadOptions& options = {});
+
+  Model(Model&&) noexcept;
+  Model& operator=(Model&&) noexcept;
+  ~Model();
+
+  /// Runs forward on tensors, in the order of signature().inputs.
+  ///
+  /// Inputs are all on the host or all on the model's device. Outputs are flattened depth-first.
+  /// @throws InputError, ExecutionError
+  std::vector<Tensor> forward(const std::vector<Tensor>& inputs, const RunOptions& options = {});
+
+  /// Runs forward on values of any type, by position and by name, and returns what it returns.
+  /// @throws InputError, ExecutionError
+  Value call(const std::vector<Value>& args, const std::map<std::string, Value>& kwargs = {});
+
+  /// Runs another method. @throws InputError (also for a name that is none), ExecutionError
+  Value run_method(const std::string& method, const std::vector<Value>& args = {},
+                   const std::map<std::string, Value>& kwargs = {});
+
+  /// Includes "forward" where there is one.
+  std::vector<std::string> method_names() const;
+  const Signature& signature() const;
+  const ModelInfo& info() const;
+
+  /// Calls of forward() and call() since load or reset_stats(). Never blocks a call.
+  LatencyStats stats() const;
+  void reset_stats();
+
+  /// Another model with the same weights (shared), its own copy of the state, and fresh stats.
+  Model clone() const;
+
+ private:
+  friend struct ModelAccess;  // the bindings and torch.h
+  struct Impl;
+  explicit Model(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+/// Reads what a file says of itself and checks every member's CRC-32; runs none of it.
+/// @throws ModelLoadError when it is no TorchScript archive.
+TS_INFER_API ArchiveInfo read_model_info(const std::string& path);
+TS_INFER_API ArchiveInfo read_model_info(const void* data, std::size_t size);
+
+/// The devices that this process can use: "cpu", "cuda:0", …
+TS_INFER_API std::vector<std::string> available_devices();
+
+}  // namespace ts_infer

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "ts_infer/export.h"
+#include "ts_infer/tensor.h"
+
+namespace ts_infer {
+
+/// One dimension of a declared shape: a fixed size, a named range, or unknown.
+struct Dim {
+  std::string name;                 // of a dynamic dimension; equal names mean equal sizes
+  std::optional<std::int64_t> min;  // both nullopt: unknown, not checked
+  std::optional<std::int64_t> max;  // nullopt: no upper bound
+
+  bool is_static() const { return name.empty() && min && max && *min == *max; }
+};
+
+/// One argument or result.
+struct TensorSpec {
+  std::string name;
+  std::string type;                       // in TorchScript: "Tensor", "List[Tensor]", "int", …
+  std::optional<DType> dtype;             // of a Tensor; nullopt: unknown, not checked
+  std::optional<std::vector<Dim>> shape;  // of a Tensor; nullopt: rank unknown, not checked
+  bool has_default = false;               // it may be left out
+
+  /// "vector_data: float32[polylines=2..256, 19, 128]"
+  TS_INFER_API std::string to_string() const;
+};
+
+/// What forward() takes and returns. Outputs are flattened depth-first, dict entries in insertion
+/// order. Without a manifest in the archive, dtypes and shapes are unknown.
+struct Signature {
+  std::vector<TensorSpec> inputs;
+  std::vector<TensorSpec> outputs;
+
+  /// One line an entry.
+  TS_INFER_API std::string to_string() const;
+};
+
+}  // namespace ts_infer

@@ -1,0 +1,254 @@
+#include "archive/archive.h"
+
+#include <caffe2/serialize/inline_container.h>
+#include <c10/util/StringUtil.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+
+#include "archive/code_scan.h"
+#include "messages.h"
+
+namespace ts_infer {
+namespace {
+
+using caffe2::serialize::PyTorchStreamReader;
+using caffe2::serialize::ReadAdapterInterface;
+
+constexpr const char* kManifestMember = "extra/ts_infer/manifest.json";
+
+class MemoryAdapter : public ReadAdapterInterface {
+ public:
+  explicit MemoryAdapter(std::string_view bytes) : bytes_(bytes) {}
+
+  size_t size() const override { return bytes_.size(); }
+
+  size_t read(uint64_t pos, void* buf, size_t n, const char* /*what*/ = "") const override {
+    if (pos >= bytes_.size()) return 0;
+    n = std::min<size_t>(n, bytes_.size() - pos);
+    std::memcpy(buf, bytes_.data() + pos, n);
+    return n;
+  }
+
+ private:
+  std::string_view bytes_;
+};
+
+bool starts_with(std::string_view text, std::string_view prefix) {
+  return text.substr(0, prefix.size()) == prefix;
+}
+
+/// What a file that is no zip archive looks like, with advice.
+std::string describe_non_zip(std::string_view bytes) {
+  if (bytes.empty()) return "an empty file; was it fully written?";
+  if (starts_with(bytes, "version https://git-lfs")) {
+    return "a Git LFS pointer; run `git lfs pull`";
+  }
+  if (starts_with(bytes, "\x7f" "ELF")) return "a program or shared library";
+  const std::string_view head = bytes.substr(0, 512);
+  if (head.find("<html") != head.npos || head.find("<!DOCTYPE") != head.npos) {
+    return "a web page; the download failed, fetch it again";
+  }
+  if (starts_with(bytes, "\x80\x02") || starts_with(bytes, "\x80\x04")) {
+    return "a bare pickle, such as torch.save of old wrote; load it in Python and export the "
+           "module with ts_infer.export";
+  }
+  if (bytes.size() > 9 && bytes[8] == '{') {
+    return "a safetensors file, which holds weights and no code; load it into its module in "
+           "Python and export that with ts_infer.export";
+  }
+  return "of an unknown format";
+}
+
+/// What a zip archive without TorchScript is, from its members' names.
+std::string describe_other_zip(const std::vector<ZipMember>& members, const std::string& root) {
+  const auto has = [&](const std::string& name) {
+    return std::any_of(members.begin(), members.end(),
+                       [&](const ZipMember& member) { return member.name == root + name; });
+  };
+  if (has(".data/extern_modules")) {
+    return "a torch.package; load the module in Python and export it with ts_infer.export";
+  }
+  if (has("archive_format")) {
+    return "a torch.export or AOTInductor package (.pt2), which this version does not run; "
+           "export TorchScript with ts_infer.export";
+  }
+  if (has("data.pkl")) {
+    return "a torch.save file (a state_dict or a pickled module), which holds no code; load it "
+           "in Python and export the module with ts_infer.export";
+  }
+  return "a zip archive of another kind";
+}
+
+/// A member's name inside the archive's folder.
+std::string inner_name(const ZipMember& member, const std::string& root) {
+  return starts_with(member.name, root) ? member.name.substr(root.size()) : member.name;
+}
+
+bool is_weight(const std::string& name) {
+  return starts_with(name, "data/") || starts_with(name, "constants/");
+}
+
+/// A view or copy of what a member holds, or nullopt where its CRC-32 does not match.
+class Content {
+ public:
+  explicit Content(std::string_view view) : view_(view) {}
+  Content(at::DataPtr owned, std::size_t size)
+      : owned_(std::move(owned)), view_(static_cast<const char*>(owned_.get()), size) {}
+  operator std::string_view() const { return view_; }
+
+ private:
+  at::DataPtr owned_;
+  std::string_view view_;
+};
+
+std::optional<Content> intact_content(std::string_view archive, const ZipMember& member,
+                                      PyTorchStreamReader& unpacker, const std::string& name) {
+  const auto matches = [&](std::string_view content) {
+    return content.size() == member.size && crc32(content.data(), member.size) == member.crc32;
+  };
+  if (member.compression == 0) {
+    const std::string_view content = archive.substr(member.data_offset, member.compressed_size);
+    if (!matches(content)) return std::nullopt;
+    return Content(content);
+  }
+  try {
+    auto [data, size] = unpacker.getRecord(name);
+    Content content(std::move(data), size);
+    if (matches(content)) return content;
+  } catch (const std::exception&) {
+    // It does not even unpack.
+  }
+  return std::nullopt;
+}
+
+[[noreturn]] void no_torchscript(const std::string& subject, const std::string& what) {
+  throw ModelLoadError("[load] " + subject + ": expected a TorchScript archive, got " + what);
+}
+
+}  // namespace
+
+Archive::Archive(std::string path, std::string_view bytes, bool mapped)
+    : path_(std::move(path)), bytes_(bytes), mapped_(mapped) {}
+
+Archive::~Archive() {
+  if (mapped_) munmap(const_cast<char*>(bytes_.data()), bytes_.size());
+}
+
+std::shared_ptr<const Archive> Archive::open(const std::string& path) {
+  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file < 0) {
+    const std::string message = "[load] " + path + ": " + std::strerror(errno);
+    if (errno == ENOENT || errno == ENOTDIR) {
+      throw ModelNotFoundError(message + "; check the path");
+    }
+    throw ModelLoadError(message);
+  }
+  struct stat status {};
+  const bool regular = fstat(file, &status) == 0 && S_ISREG(status.st_mode);
+  const auto size = static_cast<std::size_t>(status.st_size);
+  void* mapped = regular && size > 0 ? mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file, 0)
+                                     : MAP_FAILED;
+  ::close(file);
+  if (!regular) throw ModelLoadError("[load] " + path + ": expected a file, got something else");
+  if (size == 0) no_torchscript(path, describe_non_zip({}));
+  if (mapped == MAP_FAILED) {
+    throw ModelLoadError("[load] " + path + ": " + std::strerror(errno));
+  }
+  std::shared_ptr<Archive> archive(
+      new Archive(path, {static_cast<const char*>(mapped), size}, true));
+  archive->read();
+  return archive;
+}
+
+std::shared_ptr<const Archive> Archive::over(std::string_view bytes) {
+  std::shared_ptr<Archive> archive(new Archive("", bytes, false));
+  archive->read();
+  return archive;
+}
+
+std::string Archive::stem() const {
+  return path_.empty() ? "model" : std::filesystem::path(path_).stem().string();
+}
+
+std::shared_ptr<ReadAdapterInterface> Archive::reader() const {
+  return std::make_shared<MemoryAdapter>(bytes_);
+}
+
+void Archive::read() {
+  info_.path = path_;
+  info_.file_bytes = bytes_.size();
+  if (!starts_with(bytes_, "PK")) no_torchscript(subject(), describe_non_zip(bytes_));
+  try {
+    members_ = read_zip_directory(bytes_);
+    // Every member lies in one folder, whose name is the archive's own.
+    if (!members_.empty()) root_ = members_[0].name.substr(0, members_[0].name.find('/') + 1);
+    const bool has_code =
+        std::any_of(members_.begin(), members_.end(), [&](const ZipMember& member) {
+          return starts_with(member.name, root_ + "code/");
+        });
+    if (!has_code) no_torchscript(subject(), describe_other_zip(members_, root_));
+
+    info_.name = stem();
+    info_.members = members_.size();
+    PyTorchStreamReader unpacker(reader());
+    for (const ZipMember& member : members_) {
+      const std::string name = inner_name(member, root_);
+      if (is_weight(name)) info_.weight_bytes += member.size;
+      if (const auto content = intact_content(bytes_, member, unpacker, name)) {
+        if (name == kManifestMember) info_.manifest_json = std::string_view(*content);
+      } else {
+        info_.damaged.push_back(name);
+      }
+    }
+    if (!info_.manifest_json.empty()) {
+      Manifest manifest = parse_manifest(info_.manifest_json);
+      info_.name = manifest.name;
+      info_.method = manifest.method;
+      info_.torch_version = manifest.torch_version;
+      info_.signature = std::move(manifest.signature);
+      info_.warmup_shapes = std::move(manifest.warmup_shapes);
+    }
+  } catch (const ModelLoadError& error) {
+    if (starts_with(error.what(), "[load]")) throw;
+    throw ModelLoadError("[load] " + subject() + ": the file is damaged: " + error.what());
+  } catch (const std::exception& error) {
+    throw ModelLoadError("[load] " + subject() + ": the file is damaged: " + clean_message(error));
+  }
+}
+
+ArchiveInfo Archive::scan() const {
+  ArchiveInfo info = info_;
+  CodeScan scan;
+  PyTorchStreamReader unpacker(reader());
+  for (const ZipMember& member : members_) {
+    const std::string name = inner_name(member, root_);
+    if (is_weight(name)) continue;
+    if (const auto content = intact_content(bytes_, member, unpacker, name)) {
+      scan.add(name, std::string(std::string_view(*content)));
+    }
+  }
+  scan.finish(info);
+  return info;
+}
+
+void Archive::require_intact() const {
+  if (info_.damaged.empty()) return;
+  throw ModelLoadError(c10::str(
+      "[load] ", subject(), ": the file is damaged: the CRC-32 does not match in ", join(info_.damaged),
+      "; copy or export it again"));
+}
+
+ArchiveInfo read_model_info(const std::string& path) { return Archive::open(path)->scan(); }
+
+ArchiveInfo read_model_info(const void* data, std::size_t size) {
+  return Archive::over({static_cast<const char*>(data), size})->scan();
+}
+
+}  // namespace ts_infer

@@ -1,0 +1,57 @@
+#pragma once
+
+#include <caffe2/serialize/read_adapter_interface.h>
+
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "archive/manifest.h"
+#include "archive/zip.h"
+#include "ts_infer/model.h"
+
+namespace ts_infer {
+
+/// A model file, mapped or in the caller's memory, whose structure and checksums were looked at
+/// before libtorch sees it: libtorch itself checks no CRC-32.
+class Archive {
+ public:
+  /// Maps a file. @throws ModelLoadError, ModelNotFoundError
+  static std::shared_ptr<const Archive> open(const std::string& path);
+
+  /// Over memory that outlives the Archive. @throws ModelLoadError
+  static std::shared_ptr<const Archive> over(std::string_view bytes);
+
+  ~Archive();
+  Archive(const Archive&) = delete;
+  Archive& operator=(const Archive&) = delete;
+
+  /// All but methods, operators, devices and code.
+  const ArchiveInfo& info() const { return info_; }
+
+  /// info() with what the archive's code shows.
+  ArchiveInfo scan() const;
+
+  /// @throws ModelLoadError where a member's CRC-32 does not match.
+  void require_intact() const;
+
+  /// What torch::jit::load reads from; valid as long as this archive.
+  std::shared_ptr<caffe2::serialize::ReadAdapterInterface> reader() const;
+
+  /// The file's name without folder and suffix, "model" for memory.
+  std::string stem() const;
+
+ private:
+  Archive(std::string path, std::string_view bytes, bool mapped);
+  void read();
+  std::string subject() const { return path_.empty() ? "<memory>" : path_; }
+
+  std::string path_;
+  std::string_view bytes_;
+  bool mapped_;
+  std::string root_;                 // the folder of every member, with its slash
+  std::vector<ZipMember> members_;
+  ArchiveInfo info_;
+};
+
+}  // namespace ts_infer

@@ -1,0 +1,159 @@
+#include "archive/zip.h"
+
+#include <array>
+#include <cstring>
+
+#include "ts_infer/error.h"
+
+namespace ts_infer {
+namespace {
+
+constexpr std::uint32_t kEndSignature = 0x06054b50;
+constexpr std::uint32_t kEnd64LocatorSignature = 0x07064b50;
+constexpr std::uint32_t kEnd64Signature = 0x06064b50;
+constexpr std::uint32_t kEntrySignature = 0x02014b50;
+constexpr std::uint32_t kLocalSignature = 0x04034b50;
+constexpr std::size_t kEndSize = 22;
+constexpr std::size_t kEntrySize = 46;
+constexpr std::size_t kLocalSize = 30;
+constexpr std::size_t kLongestComment = 65535;
+
+[[noreturn]] void damaged(const std::string& what) { throw ModelLoadError(what); }
+
+/// Reads little-endian numbers and refuses to leave the archive.
+class Reader {
+ public:
+  explicit Reader(std::string_view bytes) : bytes_(bytes) {}
+
+  template <typename T>
+  T number(std::uint64_t offset) const {
+    static_assert(std::is_unsigned_v<T>);
+    T value = 0;
+    std::memcpy(&value, text(offset, sizeof(T)).data(), sizeof(T));
+    return value;  // every platform that libtorch runs on is little-endian
+  }
+
+  std::string_view text(std::uint64_t offset, std::uint64_t size) const {
+    if (offset > bytes_.size() || size > bytes_.size() - offset) {
+      damaged("a record points outside the file, which may have been cut short");
+    }
+    return bytes_.substr(offset, size);
+  }
+
+ private:
+  std::string_view bytes_;
+};
+
+std::size_t find_end(std::string_view bytes) {
+  if (bytes.size() < kEndSize) damaged("it is too short for a zip archive");
+  const std::size_t last = bytes.size() - kEndSize;
+  const std::size_t first = last > kLongestComment ? last - kLongestComment : 0;
+  for (std::size_t offset = last + 1; offset-- > first;) {
+    if (Reader(bytes).number<std::uint32_t>(offset) == kEndSignature) return offset;
+  }
+  damaged("its end is missing: the file was cut short, or never fully written");
+}
+
+/// Replaces the 32-bit fields that say "see the zip64 extra field".
+void apply_zip64(const Reader& reader, std::uint64_t extra, std::uint64_t extra_size,
+                 ZipMember& member, std::uint64_t& local_offset) {
+  std::uint64_t at = extra;
+  while (at + 4 <= extra + extra_size) {
+    const auto id = reader.number<std::uint16_t>(at);
+    const auto size = reader.number<std::uint16_t>(at + 2);
+    std::uint64_t field = at + 4;
+    if (id == 1) {
+      for (std::uint64_t* value : {&member.size, &member.compressed_size, &local_offset}) {
+        if (*value != 0xffffffff) continue;
+        *value = reader.number<std::uint64_t>(field);
+        field += 8;
+      }
+      return;
+    }
+    at += 4 + size;
+  }
+}
+
+// Slicing-by-8 tables: row k is the CRC of a byte followed by k zero bytes.
+constexpr std::array<std::array<std::uint32_t, 256>, 8> make_crc_tables() {
+  std::array<std::array<std::uint32_t, 256>, 8> tables{};
+  for (std::uint32_t i = 0; i < 256; ++i) {
+    std::uint32_t crc = i;
+    for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ (crc & 1 ? 0xedb88320u : 0);
+    tables[0][i] = crc;
+  }
+  for (std::size_t k = 1; k < 8; ++k) {
+    for (std::size_t i = 0; i < 256; ++i) {
+      const std::uint32_t previous = tables[k - 1][i];
+      tables[k][i] = (previous >> 8) ^ tables[0][previous & 0xff];
+    }
+  }
+  return tables;
+}
+
+constexpr auto kCrcTables = make_crc_tables();
+
+}  // namespace
+
+std::vector<ZipMember> read_zip_directory(std::string_view bytes) {
+  const Reader reader(bytes);
+  const std::size_t end = find_end(bytes);
+  std::uint64_t count = reader.number<std::uint16_t>(end + 10);
+  std::uint64_t offset = reader.number<std::uint32_t>(end + 16);
+  if (end >= 20 && reader.number<std::uint32_t>(end - 20) == kEnd64LocatorSignature) {
+    const auto end64 = reader.number<std::uint64_t>(end - 20 + 8);
+    if (reader.number<std::uint32_t>(end64) != kEnd64Signature) {
+      damaged("its zip64 end record is damaged");
+    }
+    count = reader.number<std::uint64_t>(end64 + 32);
+    offset = reader.number<std::uint64_t>(end64 + 48);
+  }
+
+  std::vector<ZipMember> members;
+  for (std::uint64_t i = 0; i < count; ++i) {
+    if (reader.number<std::uint32_t>(offset) != kEntrySignature) {
+      damaged("its table of contents is damaged at entry " + std::to_string(i));
+    }
+    ZipMember member;
+    member.compression = reader.number<std::uint16_t>(offset + 10);
+    member.crc32 = reader.number<std::uint32_t>(offset + 16);
+    member.compressed_size = reader.number<std::uint32_t>(offset + 20);
+    member.size = reader.number<std::uint32_t>(offset + 24);
+    const auto name_size = reader.number<std::uint16_t>(offset + 28);
+    const auto extra_size = reader.number<std::uint16_t>(offset + 30);
+    const auto comment_size = reader.number<std::uint16_t>(offset + 32);
+    std::uint64_t local = reader.number<std::uint32_t>(offset + 42);
+    member.name = std::string(reader.text(offset + kEntrySize, name_size));
+    apply_zip64(reader, offset + kEntrySize + name_size, extra_size, member, local);
+
+    if (reader.number<std::uint32_t>(local) != kLocalSignature) {
+      damaged("the header of member " + member.name + " is damaged");
+    }
+    member.data_offset = local + kLocalSize + reader.number<std::uint16_t>(local + 26) +
+                         reader.number<std::uint16_t>(local + 28);
+    reader.text(member.data_offset, member.compressed_size);
+    members.push_back(std::move(member));
+    offset += kEntrySize + name_size + extra_size + comment_size;
+  }
+  return members;
+}
+
+std::uint32_t crc32(const void* data, std::size_t size) {
+  const auto* bytes = static_cast<const unsigned char*>(data);
+  std::uint32_t crc = 0xffffffff;
+  for (; size >= 8; size -= 8, bytes += 8) {
+    std::uint32_t low = 0;
+    std::uint32_t high = 0;
+    std::memcpy(&low, bytes, 4);
+    std::memcpy(&high, bytes + 4, 4);
+    low ^= crc;
+    crc = kCrcTables[7][low & 0xff] ^ kCrcTables[6][(low >> 8) & 0xff] ^
+          kCrcTables[5][(low >> 16) & 0xff] ^ kCrcTables[4][low >> 24] ^
+          kCrcTables[3][high & 0xff] ^ kCrcTables[2][(high >> 8) & 0xff] ^
+          kCrcTables[1][(high >> 16) & 0xff] ^ kCrcTables[0][high >> 24];
+  }
+  for (; size > 0; --size, ++bytes) crc = (crc >> 8) ^ kCrcTables[0][(crc ^ *bytes) & 0xff];
+  return ~crc;
+}
+
+}  // namespace ts_infer

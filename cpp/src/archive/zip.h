@@ -1,0 +1,28 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace ts_infer {
+
+/// One file of a zip archive, as its central directory tells it.
+struct ZipMember {
+  std::string name;
+  std::uint16_t compression;  // 0: stored, 8: deflated
+  std::uint32_t crc32;        // of the uncompressed bytes
+  std::uint64_t compressed_size;
+  std::uint64_t size;
+  std::uint64_t data_offset;  // of its first compressed byte in the archive
+};
+
+/// The members in the order of the central directory; zip64 too.
+/// Format: PKWARE APPNOTE 6.3. @throws ModelLoadError when the structure does not hold together;
+/// the message is a clause such as "its end is missing".
+std::vector<ZipMember> read_zip_directory(std::string_view bytes);
+
+/// CRC-32 as zip uses it (ISO 3309, reflected polynomial 0xEDB88320).
+std::uint32_t crc32(const void* data, std::size_t size);
+
+}  // namespace ts_infer

@@ -1,0 +1,99 @@
+#include "device/device_call.h"
+
+#include <ATen/ops/empty_like.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+
+#include "ivalues.h"
+
+namespace ts_infer {
+namespace {
+
+enum EventIndex { kStart, kOnDevice, kComputed, kBack };
+
+/// A stream of our own for each thread and device.
+c10::Stream own_stream(c10::Device device) {
+  thread_local std::vector<c10::Stream> streams;
+  for (const c10::Stream& stream : streams) {
+    if (stream.device() == device) return stream;
+  }
+  const c10::impl::VirtualGuardImpl impl(device.type());
+  streams.push_back(impl.getStreamFromGlobalPool(device));
+  return streams.back();
+}
+
+c10::Stream choose_stream(c10::Device device, bool host_inputs, void* host_stream) {
+  if (host_inputs) return own_stream(device);
+  if (host_stream) {
+    // Backends give an external stream the value of its native handle as its id.
+    return c10::Stream(c10::Stream::UNSAFE, device,
+                       static_cast<c10::StreamId>(reinterpret_cast<std::intptr_t>(host_stream)));
+  }
+  return c10::impl::VirtualGuardImpl(device.type()).getStream(device);
+}
+
+}  // namespace
+
+DeviceCall::DeviceCall(c10::Device device, bool host_inputs, void* host_stream)
+    : device_(device),
+      host_inputs_(host_inputs),
+      callers_stream_(c10::impl::VirtualGuardImpl(device.type()).getStream(device)),
+      guard_(choose_stream(device, host_inputs, host_stream)),
+      must_wait_(host_inputs) {}
+
+void DeviceCall::record(int index) {
+  if (!host_inputs_) return;  // nothing will wait, so no time could be read
+  events_[index].emplace(device_.type(), c10::EventFlag::BACKEND_DEFAULT);
+  events_[index]->record(guard_.current_stream());
+}
+
+void DeviceCall::to_device(std::vector<c10::IValue>& stack) {
+  record(kStart);
+  if (host_inputs_) {
+    for (c10::IValue& value : stack) {
+      held_.push_back(value);
+      value = map_tensors(value, [this](const at::Tensor& tensor) {
+        return tensor.to(device_, tensor.scalar_type(), /*non_blocking=*/true);
+      });
+    }
+  }
+  record(kOnDevice);
+}
+
+void DeviceCall::computed() { record(kComputed); }
+
+c10::Event DeviceCall::mark() const {
+  c10::Event event(device_.type());
+  event.record(guard_.current_stream());
+  return event;
+}
+
+void DeviceCall::wait_for(const c10::Event& event) const { event.block(guard_.current_stream()); }
+
+at::Tensor DeviceCall::to_host(const at::Tensor& tensor) {
+  at::Tensor result = at::empty_like(tensor, tensor.options().device(c10::kCPU));
+  copy_into(tensor, result);
+  return result;
+}
+
+void DeviceCall::copy_into(const at::Tensor& source, const at::Tensor& destination) {
+  destination.copy_(source, /*non_blocking=*/true);
+  held_.emplace_back(source);
+  must_wait_ = must_wait_ || destination.is_cpu();
+}
+
+void DeviceCall::keep_on_device(const at::Tensor& tensor) {
+  if (host_inputs_ && tensor.has_storage()) tensor.record_stream(callers_stream_);
+}
+
+void DeviceCall::finish(Timing& timing) {
+  record(kBack);
+  if (!must_wait_) return;
+  guard_.current_stream().synchronize();
+  if (host_inputs_) {
+    timing.h2d_ms = events_[kStart]->elapsedTime(*events_[kOnDevice]);
+    timing.compute_ms = events_[kOnDevice]->elapsedTime(*events_[kComputed]);
+    timing.d2h_ms = events_[kComputed]->elapsedTime(*events_[kBack]);
+  }
+}
+
+}  // namespace ts_infer

@@ -1,0 +1,58 @@
+#pragma once
+
+#include <ATen/core/ivalue.h>
+#include <c10/core/Event.h>
+#include <c10/core/Stream.h>
+#include <c10/core/StreamGuard.h>
+
+#include <optional>
+#include <vector>
+
+#include "ts_infer/timing.h"
+
+namespace ts_infer {
+
+/// One call's stay on an accelerator: which stream it runs on, the copies to the device and back,
+/// and the events that time them.
+///
+/// Host inputs: the calling thread's own stream, and finish() waits once. Device inputs: the
+/// host's stream (its current one, or the one given), nothing is waited for.
+class DeviceCall {
+ public:
+  DeviceCall(c10::Device device, bool host_inputs, void* host_stream);
+
+  /// The inputs on the device, and from here on the thread's current stream is this call's.
+  void to_device(std::vector<c10::IValue>& stack);
+
+  /// Marks the end of the model's own work.
+  void computed();
+
+  /// An event after everything that this call has enqueued so far.
+  c10::Event mark() const;
+
+  /// What this call enqueues from here on comes after `event`.
+  void wait_for(const c10::Event& event) const;
+
+  /// A copy of `tensor` on the host (valid after finish()), or into `destination`.
+  at::Tensor to_host(const at::Tensor& tensor);
+  void copy_into(const at::Tensor& source, const at::Tensor& destination);
+
+  /// Makes outputs that stay on the device safe for the stream that was current before this call.
+  void keep_on_device(const at::Tensor& tensor);
+
+  /// Waits where something on the host was read or written, and fills in the times.
+  void finish(Timing& timing);
+
+ private:
+  c10::Device device_;
+  bool host_inputs_;
+  c10::Stream callers_stream_;
+  c10::StreamGuard guard_;
+  bool must_wait_;
+  std::vector<c10::IValue> held_;  // what asynchronous copies still read
+  std::optional<c10::Event> events_[4];
+
+  void record(int index);
+};
+
+}  // namespace ts_infer

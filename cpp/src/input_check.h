@@ -1,0 +1,43 @@
+#pragma once
+
+#include <ATen/core/ivalue.h>
+
+#include <string>
+#include <vector>
+
+#include "ts_infer/signature.h"
+
+namespace ts_infer {
+
+/// Holds the arguments of a call against a signature, before the model sees them.
+class InputCheck {
+ public:
+  /// `where` starts every message: "[call] name:".
+  InputCheck(const Signature& signature, std::string where);
+
+  /// Dtypes, ranks, sizes, ranges, and equal sizes for equal dim names.
+  /// @throws InputError that quotes the signature.
+  void check(const std::vector<c10::IValue>& arguments) const;
+
+  /// Ends with the signature what is wrong with the arguments as a whole, or with one by name.
+  [[noreturn]] void fail(const std::string& what) const;
+  [[noreturn]] void fail(const std::string& input, const std::string& what) const;
+
+ private:
+  void check_tensor(std::size_t index, const at::Tensor& tensor,
+                    std::vector<std::int64_t>& named_sizes) const;
+
+  struct Check {
+    std::optional<c10::ScalarType> dtype;
+    std::optional<std::vector<Dim>> shape;
+    std::vector<int> dim_ids;  // of each dimension in dim_names_, -1 for an unnamed one
+  };
+
+  std::vector<std::string> names_;
+  std::vector<Check> checks_;
+  std::vector<std::string> dim_names_;
+  std::string where_;
+  std::string signature_;
+};
+
+}  // namespace ts_infer

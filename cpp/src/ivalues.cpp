@@ -1,0 +1,260 @@
+#include "ivalues.h"
+
+#include <ATen/core/Dict.h>
+#include <ATen/core/List.h>
+#include <ATen/core/enum_type.h>
+#include <ATen/core/function_schema.h>
+#include <ATen/core/jit_type.h>
+#include <c10/util/StringUtil.h>
+
+#include "messages.h"
+#include "tensor_access.h"
+#include "ts_infer/error.h"
+#include "ts_infer/torch.h"
+
+namespace ts_infer {
+namespace {
+
+[[noreturn]] void wrong_type(const std::string& where, const c10::TypePtr& expected,
+                             const Value& got) {
+  throw InputError(
+      c10::str(where, ": expected ", expected->annotation_str(), ", got ", got.type_name()));
+}
+
+c10::IValue to_list(const Value& value, const c10::ListType& type, const std::string& where) {
+  c10::impl::GenericList list(type.getElementType());
+  const std::vector<Value>& elements = value.as_list();
+  list.reserve(elements.size());
+  for (std::size_t i = 0; i < elements.size(); ++i) {
+    list.push_back(
+        to_ivalue(elements[i], type.getElementType(), c10::str(where, '[', i, ']')));
+  }
+  return list;
+}
+
+c10::IValue to_tuple(const Value& value, const c10::TupleTypePtr& type, const std::string& where) {
+  // A list of the right length is as good: plain C++ has no other way to write one.
+  const std::vector<Value>& elements = value.is_list() ? value.as_list() : value.as_tuple().values;
+  if (elements.size() != type->elements().size()) {
+    throw InputError(c10::str(where, ": expected ", type->elements().size(), " elements, got ",
+                              elements.size()));
+  }
+  std::vector<c10::IValue> converted;
+  for (std::size_t i = 0; i < elements.size(); ++i) {
+    converted.push_back(
+        to_ivalue(elements[i], type->elements()[i], c10::str(where, '[', i, ']')));
+  }
+  return type->schema() ? c10::ivalue::Tuple::createNamed(std::move(converted), type)
+                        : c10::ivalue::Tuple::create(std::move(converted));
+}
+
+c10::IValue to_dict(const Value& value, const c10::DictType& type, const std::string& where) {
+  c10::impl::GenericDict dict(type.getKeyType(), type.getValueType());
+  for (const auto& [key, element] : value.as_dict()) {
+    dict.insert_or_assign(
+        to_ivalue(key, type.getKeyType(), where + " key"),
+        to_ivalue(element, type.getValueType(),
+                  key.is_string() ? c10::str(where, "[\"", key.as_string(), "\"]")
+                                  : where + "[…]"));
+  }
+  return dict;
+}
+
+c10::IValue to_enum(const Value& value, const c10::EnumTypePtr& type, const std::string& where) {
+  std::vector<std::string> names;
+  for (const auto& [name, held] : type->enumNamesValues()) {
+    names.push_back(name);
+    if (value.is_string() && value.as_string() == name) {
+      return c10::IValue(c10::make_intrusive<c10::ivalue::EnumHolder>(type, name, held));
+    }
+  }
+  throw InputError(c10::str(where, ": expected the name of a member of ", type->annotation_str(),
+                            " (", join(names), "), got ", value.type_name()));
+}
+
+c10::IValue to_device(const Value& value, const c10::TypePtr& type, const std::string& where) {
+  if (!value.is_string()) wrong_type(where, type, value);
+  try {
+    return c10::Device(value.as_string());
+  } catch (const c10::Error& error) {
+    throw InputError(c10::str(where, ": ", clean_message(error)));
+  }
+}
+
+/// For an argument whose type is Any: the type that the value itself suggests.
+c10::IValue to_any(const Value& value, const std::string& where) {
+  const auto any = c10::AnyType::get();
+  if (value.is_tensor()) return to_torch(value.as_tensor());
+  if (value.is_bool()) return value.as_bool();
+  if (value.is_int()) return value.as_int();
+  if (value.is_double()) return value.as_double();
+  if (value.is_complex()) return c10::complex<double>(value.as_complex());
+  if (value.is_string()) return value.as_string();
+  if (value.is_list()) return to_list(value, *c10::ListType::create(any), where);
+  if (value.is_tuple()) {
+    const std::vector<c10::TypePtr> types(value.as_tuple().values.size(), any);
+    return to_tuple(value, c10::TupleType::create(types), where);
+  }
+  if (value.is_dict()) {
+    return to_dict(value, *c10::DictType::create(c10::StringType::get(), any), where);
+  }
+  return {};
+}
+
+c10::IValue to_union(const Value& value, const c10::TypePtr& type, const std::string& where) {
+  for (const c10::TypePtr& member : type->expectRef<c10::UnionType>().containedTypes()) {
+    try {
+      return to_ivalue(value, member, where);
+    } catch (const InputError&) {
+      // The next member may fit.
+    }
+  }
+  wrong_type(where, type, value);
+}
+
+}  // namespace
+
+c10::IValue to_ivalue(const Value& value, const c10::TypePtr& type, const std::string& where) {
+  switch (type->kind()) {
+    case c10::TypeKind::TensorType:
+      if (value.is_tensor()) return to_torch(value.as_tensor());
+      break;
+    case c10::TypeKind::OptionalType:
+      if (value.is_none()) return {};
+      return to_ivalue(value, type->expectRef<c10::OptionalType>().getElementType(), where);
+    case c10::TypeKind::NoneType:
+      if (value.is_none()) return {};
+      break;
+    case c10::TypeKind::BoolType:
+      if (value.is_bool()) return value.as_bool();
+      break;
+    case c10::TypeKind::IntType:
+      if (value.is_int()) return value.as_int();
+      break;
+    case c10::TypeKind::FloatType:
+      if (value.is_double()) return value.as_double();
+      if (value.is_int()) return static_cast<double>(value.as_int());
+      break;
+    case c10::TypeKind::ComplexType:
+      if (value.is_complex()) return c10::complex<double>(value.as_complex());
+      break;
+    case c10::TypeKind::NumberType:
+      if (value.is_int() || value.is_double() || value.is_complex() || value.is_bool()) {
+        return to_any(value, where);
+      }
+      break;
+    case c10::TypeKind::StringType:
+      if (value.is_string()) return value.as_string();
+      break;
+    case c10::TypeKind::DeviceObjType:
+      return to_device(value, type, where);
+    case c10::TypeKind::ListType:
+      if (value.is_list()) return to_list(value, type->expectRef<c10::ListType>(), where);
+      break;
+    case c10::TypeKind::TupleType:
+      if (value.is_tuple() || value.is_list()) {
+        return to_tuple(value, type->expect<c10::TupleType>(), where);
+      }
+      break;
+    case c10::TypeKind::DictType:
+      if (value.is_dict()) return to_dict(value, type->expectRef<c10::DictType>(), where);
+      break;
+    case c10::TypeKind::UnionType:
+      return to_union(value, type, where);
+    case c10::TypeKind::EnumType:
+      return to_enum(value, type->expect<c10::EnumType>(), where);
+    case c10::TypeKind::AnyType:
+      return to_any(value, where);
+    default:
+      throw InputError(c10::str(where, ": a ", type->annotation_str(),
+                                " cannot be given as a Value; use ts_infer/torch.h"));
+  }
+  wrong_type(where, type, value);
+}
+
+Value from_ivalue(const c10::IValue& value, const std::string& where) {
+  if (value.isNone()) return {};
+  if (value.isTensor()) {
+    return value.toTensor().defined() ? Value(from_torch(value.toTensor())) : Value();
+  }
+  if (value.isBool()) return value.toBool();
+  if (value.isInt()) return value.toInt();
+  if (value.isDouble()) return value.toDouble();
+  if (value.isComplexDouble()) return std::complex<double>(value.toComplexDouble());
+  if (value.isString()) return value.toStringRef();
+  if (value.isDevice()) return value.toDevice().str();
+  if (value.isEnum()) return value.toEnumHolder()->name();
+  if (value.isTuple()) {
+    Value::Tuple tuple;
+    for (const c10::IValue& element : value.toTupleRef().elements()) {
+      tuple.values.push_back(from_ivalue(element, where));
+    }
+    if (const auto& schema = value.type()->expectRef<c10::TupleType>().schema()) {
+      for (const c10::Argument& field : schema->arguments()) tuple.names.push_back(field.name());
+    }
+    return tuple;
+  }
+  if (value.isList()) {
+    Value::List list;
+    for (const c10::IValue& element : value.toList()) {
+      list.values.push_back(from_ivalue(element, where));
+    }
+    return list;
+  }
+  if (value.isGenericDict()) {
+    Value::Dict dict;
+    for (const auto& entry : value.toGenericDict()) {
+      dict.emplace_back(from_ivalue(entry.key(), where), from_ivalue(entry.value(), where));
+    }
+    return dict;
+  }
+  throw ExecutionError(c10::str(where, ": it returned a ", value.type()->annotation_str(),
+                                ", which a Value cannot hold; use ts_infer/torch.h"));
+}
+
+c10::IValue map_tensors(const c10::IValue& value,
+                        const std::function<at::Tensor(const at::Tensor&)>& transform) {
+  if (value.isTensor()) {
+    const at::Tensor& tensor = value.toTensor();
+    return tensor.defined() ? c10::IValue(transform(tensor)) : value;
+  }
+  if (value.isTuple()) {
+    std::vector<c10::IValue> elements;
+    for (const c10::IValue& element : value.toTupleRef().elements()) {
+      elements.push_back(map_tensors(element, transform));
+    }
+    return c10::ivalue::Tuple::createNamed(std::move(elements),
+                                           value.type()->expect<c10::TupleType>());
+  }
+  if (value.isList()) {
+    const auto list = value.toList();
+    c10::impl::GenericList mapped(list.elementType());
+    mapped.reserve(list.size());
+    for (const c10::IValue& element : list) mapped.push_back(map_tensors(element, transform));
+    return mapped;
+  }
+  if (value.isGenericDict()) {
+    const auto dict = value.toGenericDict();
+    c10::impl::GenericDict mapped(dict.keyType(), dict.valueType());
+    for (const auto& entry : dict) {
+      mapped.insert(entry.key(), map_tensors(entry.value(), transform));
+    }
+    return mapped;
+  }
+  return value;
+}
+
+void for_each_leaf(const c10::IValue& value,
+                   const std::function<void(const c10::IValue&)>& visit) {
+  if (value.isTuple()) {
+    for (const c10::IValue& element : value.toTupleRef().elements()) for_each_leaf(element, visit);
+  } else if (value.isList()) {
+    for (const c10::IValue& element : value.toList()) for_each_leaf(element, visit);
+  } else if (value.isGenericDict()) {
+    for (const auto& entry : value.toGenericDict()) for_each_leaf(entry.value(), visit);
+  } else {
+    visit(value);
+  }
+}
+
+}  // namespace ts_infer

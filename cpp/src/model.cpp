@@ -1,0 +1,637 @@
+#include "ts_infer/model.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/clone.h>
+#include <c10/core/Event.h>
+#include <c10/core/InferenceMode.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <c10/util/StringUtil.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <mutex>
+#include <new>
+#include <unordered_map>
+#include <unordered_set>
+
+#include "archive/archive.h"
+#include "device/device.h"
+#include "device/device_call.h"
+#include "dtype.h"
+#include "engine/executor_policy.h"
+#include "engine/torchscript_engine.h"
+#include "input_check.h"
+#include "ivalues.h"
+#include "messages.h"
+#include "model_access.h"
+#include "stats.h"
+#include "tensor_access.h"
+#include "ts_infer/torch.h"
+
+namespace ts_infer {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Stack = std::vector<c10::IValue>;
+
+double ms_since(Clock::time_point start) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+}
+
+/// Collects what libtorch would print, to be handed on when no lock is held.
+class WarningCollector : public c10::WarningHandler {
+ public:
+  WarningCollector() : guard_(this) {}
+  void process(const c10::Warning& warning) override { messages_.push_back(warning.msg()); }
+  const std::vector<std::string>& messages() const { return messages_; }
+
+ private:
+  std::vector<std::string> messages_;
+  c10::WarningUtils::WarningHandlerGuard guard_;
+};
+
+/// Sets this thread's intra-op threads and puts them back. 0 leaves them alone.
+class IntraOpThreads {
+ public:
+  explicit IntraOpThreads(int count) : previous_(count > 0 ? at::get_num_threads() : 0) {
+    if (count > 0) at::set_num_threads(count);
+  }
+  ~IntraOpThreads() {
+    if (previous_ > 0) at::set_num_threads(previous_);
+  }
+  IntraOpThreads(const IntraOpThreads&) = delete;
+  IntraOpThreads& operator=(const IntraOpThreads&) = delete;
+
+ private:
+  int previous_;
+};
+
+/// An ordinary tensor over the storage of one made in inference mode; nothing is copied.
+at::Tensor as_ordinary(const at::Tensor& tensor) {
+  if (!tensor.is_inference()) return tensor;
+  if (tensor.layout() != c10::kStrided || !tensor.has_storage()) return tensor.clone();
+  at::Tensor ordinary = at::detail::make_tensor<c10::TensorImpl>(
+      c10::Storage(tensor.storage()), tensor.key_set(), tensor.dtype());
+  ordinary.unsafeGetTensorImpl()->set_sizes_and_strides(tensor.sizes(), tensor.strides(),
+                                                        tensor.storage_offset());
+  return ordinary;
+}
+
+/// Tells which outputs share memory with anything but each other: an input, a weight, the state.
+class OutputOwnership {
+ public:
+  explicit OutputOwnership(const c10::IValue& result) {
+    bool all_unique = true;
+    for_each_tensor(result, [&](const at::Tensor& tensor) {
+      all_unique = all_unique && tensor.use_count() == 1 &&
+                   (!tensor.has_storage() || tensor.storage().use_count() == 1);
+    });
+    if (!all_unique) find_shared(result);
+  }
+
+  bool is_shared(const at::Tensor& tensor) const {
+    return !shared_.empty() && shared_.count(key(tensor)) > 0;
+  }
+
+ private:
+  /// What memory is told apart by: its storage, or the tensor itself where there is none.
+  static const void* key(const at::Tensor& tensor) {
+    if (!tensor.has_storage()) return tensor.unsafeGetTensorImpl();
+    return tensor.storage().unsafeGetStorageImpl();
+  }
+
+  template <typename Visit>
+  static void for_each_tensor(const c10::IValue& result, const Visit& visit) {
+    if (result.isTensor()) {
+      if (result.toTensor().defined()) visit(result.toTensor());
+      return;
+    }
+    for_each_leaf(result, [&](const c10::IValue& leaf) {
+      if (leaf.isTensor() && leaf.toTensor().defined()) visit(leaf.toTensor());
+    });
+  }
+
+  /// Memory is shared where it has more owners than the outputs themselves account for.
+  void find_shared(const c10::IValue& result) {
+    std::unordered_map<const c10::TensorImpl*, std::size_t> handles;
+    std::unordered_map<const void*, std::size_t> tensors;
+    for_each_tensor(result, [&](const at::Tensor& tensor) {
+      if (handles[tensor.unsafeGetTensorImpl()]++ == 0) ++tensors[key(tensor)];
+    });
+    for_each_tensor(result, [&](const at::Tensor& tensor) {
+      if (tensor.use_count() > handles[tensor.unsafeGetTensorImpl()] ||
+          (tensor.has_storage() && tensor.storage().use_count() > tensors[key(tensor)])) {
+        shared_.insert(key(tensor));
+      }
+    });
+  }
+
+  std::unordered_set<const void*> shared_;
+};
+
+/// Arguments in the schema's order, defaults filled in. `convert(value, type)` makes an IValue of a
+/// caller's value, and throws an InputError that says what is wrong.
+template <typename V, typename Kwargs, typename Convert>
+Stack bind_arguments(const c10::FunctionSchema& schema, const std::vector<V>& args,
+                     const Kwargs& kwargs, const InputCheck& check, const Convert& convert) {
+  const auto& arguments = schema.arguments();
+  const std::size_t expected = arguments.size() - 1;  // without self
+  if (args.size() > expected) {
+    check.fail(c10::str("expected ", expected, " inputs at most, got ", args.size()));
+  }
+  Stack stack;
+  stack.reserve(expected + 1);
+  std::size_t used = 0;
+  for (std::size_t i = 0; i < expected; ++i) {
+    const c10::Argument& argument = arguments[i + 1];
+    const auto named = kwargs.empty() ? kwargs.end() : kwargs.find(argument.name());
+    const V* value = i < args.size() ? &args[i] : nullptr;
+    if (named != kwargs.end()) {
+      if (value) {
+        check.fail(argument.name(), "expected one value, got one by position and one by name");
+      }
+      value = &named->second;
+      ++used;
+    }
+    if (value) {
+      try {
+        stack.push_back(convert(*value, argument.type()));
+      } catch (const InputError& error) {
+        check.fail("input \"" + argument.name() + '"' + error.what());
+      }
+    } else if (argument.default_value()) {
+      stack.push_back(*argument.default_value());
+    } else {
+      check.fail(argument.name(), "expected a value, got none");
+    }
+  }
+  if (used < kwargs.size()) {
+    for (const auto& [name, value] : kwargs) {
+      const bool known = std::any_of(arguments.begin() + 1, arguments.end(),
+                                     [&](const auto& argument) { return argument.name() == name; });
+      if (!known) check.fail("expected inputs of the model, got an unknown one, \"" + name + '"');
+    }
+  }
+  return stack;
+}
+
+c10::IValue check_type(const c10::IValue& value, const c10::TypePtr& type) {
+  if (!value.type()->isSubtypeOf(*type)) {
+    throw InputError(c10::str(": expected ", type->annotation_str(), ", got ",
+                              value.type()->annotation_str()));
+  }
+  return value;
+}
+
+Signature signature_from(const c10::FunctionSchema& schema) {
+  Signature signature;
+  for (std::size_t i = 1; i < schema.arguments().size(); ++i) {
+    const c10::Argument& argument = schema.arguments()[i];
+    TensorSpec spec;
+    spec.name = argument.name();
+    spec.type = argument.type()->annotation_str();
+    spec.has_default = argument.default_value().has_value();
+    signature.inputs.push_back(std::move(spec));
+  }
+  for (const c10::Argument& result : schema.returns()) {
+    TensorSpec spec;
+    spec.name = result.name().empty() ? "output" : result.name();
+    spec.type = result.type()->annotation_str();
+    signature.outputs.push_back(std::move(spec));
+  }
+  return signature;
+}
+
+/// Known reasons for which libtorch refuses an archive, with the remedy.
+std::string explain_load_failure(const std::string& message) {
+  if (message.find("Unknown type name '__torch__.torch.classes") != std::string::npos) {
+    return message + "; it uses a custom class: load the library that registers it first";
+  }
+  if (message.find("Unknown builtin op") != std::string::npos) {
+    return message + "; it uses a custom operator: load the library that registers it first";
+  }
+  if (message.find("keyword attribute 'value' is undefined") != std::string::npos) {
+    return message + "; it was saved after optimize_for_inference, which torch cannot load again: "
+                     "save the frozen module instead, it is optimised at load";
+  }
+  return message;
+}
+
+}  // namespace
+
+struct Model::Impl {
+  struct Method {
+    const c10::FunctionSchema* schema;
+    bool tensors_only;  // every argument is a Tensor without default
+    InputCheck check;
+  };
+
+  LoadOptions options;
+  c10::Device device{c10::kCPU};
+  ArchiveInfo archive;
+  ModelInfo info;
+  Signature signature;
+  std::unique_ptr<Engine> engine;
+  std::vector<Method> methods;
+  std::size_t forward = std::string::npos;
+
+  StatsRecorder stats;
+  std::atomic<std::uint64_t> calls{0};
+  std::mutex turn;                          // of a stateful model
+  std::optional<c10::Event> state_written;  // on the device, by the call before; under `turn`
+
+  static std::unique_ptr<Impl> load(const std::shared_ptr<const Archive>& archive,
+                                    const LoadOptions& options);
+  void adopt(std::unique_ptr<Engine> loaded);
+
+  /// forward's signature as the manifest has it, where there is one.
+  Signature with_manifest(const Signature& of_schema) const;
+
+  std::string where() const { return "[call] " + info.name + ':'; }
+  void log(LogLevel level, const std::string& message) const;
+  std::size_t find_method(const std::string& name) const;
+
+  Stack bind(std::size_t method, const std::vector<Tensor>& inputs) const;
+  c10::IValue run(std::size_t method, Stack stack, const RunOptions& run_options);
+  bool inputs_are_on_host(std::size_t method, const Stack& stack) const;
+  c10::IValue compute(std::size_t method, Stack& stack, DeviceCall* call, Timing& timing);
+  c10::IValue release(const c10::IValue& result, DeviceCall* call, bool to_host) const;
+  void copy_outputs(const c10::IValue& result, const std::vector<Tensor>& buffers,
+                    DeviceCall* call) const;
+  std::vector<Tensor> flatten(const c10::IValue& result) const;
+  void finish(std::size_t method, Timing& timing, const WarningCollector& warnings);
+};
+
+std::unique_ptr<Model::Impl> Model::Impl::load(const std::shared_ptr<const Archive>& archive,
+                                               const LoadOptions& options) {
+  const auto start = Clock::now();
+  auto impl = std::make_unique<Impl>();
+  impl->options = options;
+  impl->archive = archive->info();
+  impl->info.name = options.name.empty() ? archive->info().name : options.name;
+  impl->info.path = archive->info().path;
+  const std::string where = "[load] " + (impl->info.path.empty() ? "<memory>" : impl->info.path);
+  archive->require_intact();
+  impl->device = resolve_device<ModelLoadError>(where + ':', options.device);
+  impl->info.device = impl->device.str();
+
+  WarningCollector warnings;
+  try {
+    const c10::InferenceMode ordinary(false);  // weights may outlive a guard of the host
+    const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+    const IntraOpThreads threads(options.intra_op_threads);
+    const ExecutorChoice choice = choose_executor(options.executor, impl->device);
+    impl->info.executor = choice.executor;
+    impl->info.decisions.push_back(
+        "executor " + choice.executor +
+        (choice.reason.empty() ? ": asked for" : ", not " + options.executor + ": " + choice.reason));
+    impl->adopt(load_torchscript(*archive, impl->device, choice.executor, options.optimize,
+                                 impl->info.decisions));
+    if (impl->info.stateful) {
+      impl->info.decisions.push_back("stateful, calls take turns: " + impl->engine->state());
+    }
+  } catch (const Error& error) {
+    throw ModelLoadError(where + ": " + error.what());
+  } catch (const std::bad_alloc&) {
+    throw ModelLoadError(where + ": out of host memory");
+  } catch (const std::exception& error) {
+    throw ModelLoadError(where + ": " + explain_load_failure(clean_message(error)));
+  }
+  impl->info.load_ms = ms_since(start);
+  for (const std::string& message : warnings.messages()) impl->log(LogLevel::kWarning, message);
+  for (const std::string& decision : impl->info.decisions) impl->log(LogLevel::kInfo, decision);
+  return impl;
+}
+
+void Model::Impl::adopt(std::unique_ptr<Engine> loaded) {
+  engine = std::move(loaded);
+  info.stateful = !engine->state().empty();
+  for (std::size_t i = 0; i < engine->methods().size(); ++i) {
+    const c10::FunctionSchema& schema = engine->schema(i);
+    const auto& arguments = schema.arguments();
+    const bool tensors_only =
+        std::all_of(arguments.begin() + 1, arguments.end(), [](const c10::Argument& argument) {
+          return argument.type()->kind() == c10::TypeKind::TensorType && !argument.default_value();
+        });
+    Signature of_method = signature_from(schema);
+    if (engine->methods()[i] == "forward") {
+      forward = i;
+      signature = of_method = with_manifest(of_method);
+    }
+    methods.push_back({&schema, tensors_only, InputCheck(of_method, where())});
+  }
+}
+
+Signature Model::Impl::with_manifest(const Signature& of_schema) const {
+  if (!archive.signature) return of_schema;
+  Signature declared = *archive.signature;
+  if (declared.inputs.size() != of_schema.inputs.size()) {
+    throw ModelLoadError(c10::str("its manifest lists ", declared.inputs.size(),
+                                  " inputs, its forward takes ", of_schema.inputs.size(),
+                                  "; export it again"));
+  }
+  for (std::size_t i = 0; i < declared.inputs.size(); ++i) {
+    declared.inputs[i].has_default = of_schema.inputs[i].has_default;
+  }
+  return declared;
+}
+
+void Model::Impl::log(LogLevel level, const std::string& message) const {
+  if (!options.on_log) return;
+  try {
+    options.on_log(level, info.name + ": " + message);
+  } catch (...) {
+    // Documented not to throw; a call must not fail because of its log.
+  }
+}
+
+std::size_t Model::Impl::find_method(const std::string& name) const {
+  const auto& names = engine->methods();
+  const auto found = std::find(names.begin(), names.end(), name);
+  if (found == names.end()) {
+    throw InputError(c10::str("[call] ", info.name, ": expected a method of the model (",
+                              join(names), "), got \"", name, '"'));
+  }
+  return static_cast<std::size_t>(found - names.begin());
+}
+
+Stack Model::Impl::bind(std::size_t method, const std::vector<Tensor>& inputs) const {
+  const c10::FunctionSchema& schema = *methods[method].schema;
+  if (methods[method].tensors_only && inputs.size() == schema.arguments().size() - 1) {
+    Stack stack;
+    stack.reserve(inputs.size() + 1);
+    for (const Tensor& input : inputs) stack.emplace_back(to_torch(input));
+    return stack;
+  }
+  return bind_arguments(schema, inputs, std::map<std::string, Tensor>(), methods[method].check,
+                        [](const Tensor& tensor, const c10::TypePtr& type) {
+                          c10::IValue value = to_torch(tensor);
+                          if (!value.type()->isSubtypeOf(*type)) {
+                            throw InputError(": expected " + type->annotation_str() +
+                                             ", got tensor; use call(), which takes any type");
+                          }
+                          return value;
+                        });
+}
+
+bool Model::Impl::inputs_are_on_host(std::size_t method, const Stack& stack) const {
+  bool any_host = false;
+  bool any_device = false;
+  for (std::size_t i = 0; i < stack.size(); ++i) {
+    const auto place = [&](const c10::IValue& leaf) {
+      if (!leaf.isTensor() || !leaf.toTensor().defined()) return;
+      const c10::Device where_it_is = leaf.toTensor().device();
+      const bool on_host = where_it_is.is_cpu();
+      any_host = any_host || on_host;
+      any_device = any_device || !on_host;
+      if ((on_host || where_it_is == device) && !(any_host && any_device)) return;
+      methods[method].check.fail(
+          methods[method].schema->arguments()[i + 1].name(),
+          c10::str("device: expected ",
+                   device.is_cpu() ? "cpu" : "all inputs on cpu or all on " + device.str(), ", got ",
+                   where_it_is.str(), on_host ? " beside inputs on the device" : "",
+                   "; move it, or load the model on that device"));
+    };
+    if (stack[i].isTensor()) {
+      place(stack[i]);
+    } else {
+      for_each_leaf(stack[i], place);
+    }
+  }
+  return !any_device;
+}
+
+c10::IValue Model::Impl::compute(std::size_t method, Stack& stack, DeviceCall* call,
+                                 Timing& timing) {
+  const c10::InferenceMode inference;
+  if (call) call->to_device(stack);
+  std::unique_lock<std::mutex> my_turn(turn, std::defer_lock);
+  if (info.stateful) my_turn.lock();
+  if (call && state_written) call->wait_for(*state_written);
+
+  const auto start = Clock::now();
+  engine->run(method, stack);
+  if (call) {
+    call->computed();
+    if (info.stateful) state_written = call->mark();
+  } else {
+    timing.compute_ms = ms_since(start);
+  }
+
+  c10::IValue result = std::move(stack.back());
+  stack.clear();
+  return result;
+}
+
+c10::IValue Model::Impl::release(const c10::IValue& result, DeviceCall* call,
+                                 bool to_host) const {
+  const c10::InferenceMode ordinary(false);
+  const at::NoGradGuard no_grad;
+  const OutputOwnership ownership(result);
+  const auto release_tensor = [&](const at::Tensor& tensor) {
+    if (to_host && !tensor.is_cpu()) return call->to_host(tensor);
+    at::Tensor released =
+        ownership.is_shared(tensor) ? tensor.detach().clone() : as_ordinary(tensor);
+    if (call && !released.is_cpu()) call->keep_on_device(released);
+    return released;
+  };
+  return map_tensors(result, release_tensor);
+}
+
+void Model::Impl::copy_outputs(const c10::IValue& result, const std::vector<Tensor>& buffers,
+                               DeviceCall* call) const {
+  const c10::InferenceMode ordinary(false);
+  const at::NoGradGuard no_grad;
+  std::vector<at::Tensor> outputs;
+  for_each_leaf(result, [&](const c10::IValue& leaf) {
+    if (leaf.isTensor()) outputs.push_back(leaf.toTensor());
+  });
+  if (outputs.size() != buffers.size()) {
+    throw InputError(c10::str(where(), " outputs: expected ", outputs.size(),
+                              " buffers, as the model has outputs, got ", buffers.size()));
+  }
+  for (std::size_t i = 0; i < outputs.size(); ++i) {
+    const at::Tensor buffer = to_torch(buffers[i]);
+    if (!buffer.defined() || buffer.scalar_type() != outputs[i].scalar_type() ||
+        buffer.sizes() != outputs[i].sizes()) {
+      throw InputError(c10::str(
+          where(), " outputs[", i, "]: expected a buffer of ", dtype_string(outputs[i].scalar_type()),
+          shape_string(outputs[i].sizes()), ", got ",
+          buffer.defined() ? c10::str(dtype_string(buffer.scalar_type()), shape_string(buffer.sizes()))
+                           : "an undefined tensor"));
+    }
+    if (call) {
+      call->copy_into(outputs[i], buffer);
+    } else {
+      buffer.copy_(outputs[i]);
+    }
+  }
+}
+
+std::vector<Tensor> Model::Impl::flatten(const c10::IValue& result) const {
+  std::vector<Tensor> outputs;
+  for_each_leaf(result, [&](const c10::IValue& leaf) {
+    if (!leaf.isTensor()) {
+      throw InputError(c10::str(where(), " forward: expected outputs that are tensors, got ",
+                                leaf.type()->annotation_str(),
+                                "; use call(), which returns values of any type"));
+    }
+    outputs.push_back(from_torch(leaf.toTensor()));
+  });
+  return outputs;
+}
+
+void Model::Impl::finish(std::size_t method, Timing& timing, const WarningCollector& warnings) {
+  if (method == forward) {
+    stats.record(timing);
+    timing.call = calls.fetch_add(1, std::memory_order_relaxed) + 1;
+    if (options.on_timing) {
+      timing.model = info.name;
+      try {
+        options.on_timing(timing);
+      } catch (...) {
+        log(LogLevel::kError, "on_timing threw an exception, which is dropped");
+      }
+    }
+  }
+  for (const std::string& message : warnings.messages()) log(LogLevel::kWarning, message);
+}
+
+c10::IValue Model::Impl::run(std::size_t method, Stack stack, const RunOptions& run_options) {
+  const auto start = Clock::now();
+  methods[method].check.check(stack);
+  const bool host_inputs = inputs_are_on_host(method, stack);
+  bool to_host = host_inputs;
+  if (!run_options.output_device.empty()) {
+    const c10::Device wanted = resolve_device<InputError>(where(), run_options.output_device);
+    if (!wanted.is_cpu() && wanted != device) {
+      throw InputError(c10::str(where(), " output_device: expected cpu or ", device.str(),
+                                ", got ", wanted.str()));
+    }
+    to_host = wanted.is_cpu();
+  }
+
+  WarningCollector warnings;
+  Timing timing;
+  c10::IValue result;
+  try {
+    const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+    const IntraOpThreads threads(options.intra_op_threads);
+    std::optional<DeviceCall> call;
+    if (!device.is_cpu()) call.emplace(device, host_inputs, run_options.stream);
+    DeviceCall* const on_device = call ? &*call : nullptr;
+    const c10::IValue computed = compute(method, stack, on_device, timing);
+    if (run_options.outputs.empty()) {
+      result = release(computed, on_device, to_host);
+    } else {
+      copy_outputs(computed, run_options.outputs, on_device);
+    }
+    if (call) call->finish(timing);
+  } catch (const Error&) {
+    throw;
+  } catch (const c10::OutOfMemoryError& error) {
+    throw ExecutionError(where() + " out of memory: " + clean_message(error));
+  } catch (const std::bad_alloc&) {
+    throw ExecutionError(where() + " out of host memory");
+  } catch (const std::exception& error) {
+    throw ExecutionError(where() + ' ' + clean_message(error));
+  }
+  timing.total_ms = ms_since(start);
+  finish(method, timing, warnings);
+  return result;
+}
+
+Model::Model(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Model::Model(Model&&) noexcept = default;
+Model& Model::operator=(Model&&) noexcept = default;
+Model::~Model() = default;
+
+Model Model::load(const std::string& path, const LoadOptions& options) {
+  return Model(Impl::load(Archive::open(path), options));
+}
+
+Model Model::load(const void* data, std::size_t size, const LoadOptions& options) {
+  return Model(Impl::load(Archive::over({static_cast<const char*>(data), size}), options));
+}
+
+std::vector<Tensor> Model::forward(const std::vector<Tensor>& inputs, const RunOptions& options) {
+  const std::size_t method =
+      impl_->forward != std::string::npos ? impl_->forward : impl_->find_method("forward");
+  const c10::IValue result = impl_->run(method, impl_->bind(method, inputs), options);
+  return options.outputs.empty() ? impl_->flatten(result) : options.outputs;
+}
+
+Value Model::call(const std::vector<Value>& args, const std::map<std::string, Value>& kwargs) {
+  return run_method("forward", args, kwargs);
+}
+
+Value Model::run_method(const std::string& name, const std::vector<Value>& args,
+                        const std::map<std::string, Value>& kwargs) {
+  const std::size_t method = impl_->find_method(name);
+  const Impl::Method& plan = impl_->methods[method];
+  Stack stack = bind_arguments(
+      *plan.schema, args, kwargs, plan.check,
+      [](const Value& value, const c10::TypePtr& type) { return to_ivalue(value, type, ""); });
+  return from_ivalue(impl_->run(method, std::move(stack), {}), impl_->where());
+}
+
+std::vector<std::string> Model::method_names() const { return impl_->engine->methods(); }
+
+const Signature& Model::signature() const { return impl_->signature; }
+
+const ModelInfo& Model::info() const { return impl_->info; }
+
+LatencyStats Model::stats() const { return impl_->stats.read(); }
+
+void Model::reset_stats() { impl_->stats.reset(); }
+
+Model Model::clone() const {
+  auto copy = std::make_unique<Impl>();
+  copy->options = impl_->options;
+  copy->device = impl_->device;
+  copy->archive = impl_->archive;
+  copy->info = impl_->info;
+  try {
+    const c10::InferenceMode ordinary(false);
+    const at::NoGradGuard no_grad;
+    const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+    const std::lock_guard<std::mutex> my_turn(impl_->turn);
+    if (impl_->state_written) impl_->state_written->synchronize();
+    copy->adopt(impl_->engine->clone());
+  } catch (const Error&) {
+    throw;
+  } catch (const std::exception& error) {
+    throw ExecutionError("[clone] " + impl_->info.name + ": " + clean_message(error));
+  }
+  return Model(std::move(copy));
+}
+
+const c10::FunctionSchema& ModelAccess::schema(const Model& model, const std::string& method) {
+  return *model.impl_->methods[model.impl_->find_method(method)].schema;
+}
+
+const ArchiveInfo& ModelAccess::archive(const Model& model) { return model.impl_->archive; }
+
+c10::IValue ModelAccess::call(Model& model, const std::string& name,
+                              std::vector<c10::IValue> args,
+                              const std::unordered_map<std::string, c10::IValue>& kwargs) {
+  Model::Impl& impl = *model.impl_;
+  const std::size_t method = name == "forward" && impl.forward != std::string::npos
+                                 ? impl.forward
+                                 : impl.find_method(name);
+  const Model::Impl::Method& plan = impl.methods[method];
+  const bool complete =
+      plan.tensors_only && kwargs.empty() && args.size() == plan.schema->arguments().size() - 1 &&
+      std::all_of(args.begin(), args.end(), [](const c10::IValue& arg) { return arg.isTensor(); });
+  if (complete) return impl.run(method, std::move(args), {});
+  return impl.run(method, bind_arguments(*plan.schema, args, kwargs, plan.check, check_type), {});
+}
+
+c10::IValue call(Model& model, const std::string& method, std::vector<c10::IValue> args,
+                 const std::unordered_map<std::string, c10::IValue>& kwargs) {
+  return ModelAccess::call(model, method, std::move(args), kwargs);
+}
+
+}  // namespace ts_infer

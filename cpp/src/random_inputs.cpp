@@ -1,0 +1,251 @@
+#include <cmath>
+#include <cstring>
+#include <numbers>
+#include <optional>
+#include <random>
+
+#include "messages.h"
+#include "model_access.h"
+#include "ts_infer/benchmark.h"
+
+namespace ts_infer {
+namespace {
+
+using Shape = std::vector<std::int64_t>;
+using Shapes = std::map<std::string, Shape>;
+
+/// std::normal_distribution differs between standard libraries. Box-Muller on mt19937_64, whose
+/// output is specified, gives the same values everywhere, up to the last bits of log and sin.
+class Source {
+ public:
+  /// Each input has a stream of its own: its values do not depend on the sizes of the others.
+  Source(std::uint64_t seed, std::size_t input) {
+    std::seed_seq sequence{static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32),
+                           static_cast<std::uint32_t>(input)};
+    generator_.seed(sequence);
+  }
+
+  bool bit() { return generator_() >> 63 != 0; }
+
+  double normal() {
+    if (spare_) {
+      const double value = *spare_;
+      spare_.reset();
+      return value;
+    }
+    const double radius = std::sqrt(-2 * std::log1p(-uniform()));
+    const double angle = 2 * std::numbers::pi * uniform();
+    spare_ = radius * std::sin(angle);
+    return radius * std::cos(angle);
+  }
+
+ private:
+  double uniform() { return static_cast<double>(generator_() >> 11) * 0x1p-53; }  // [0, 1)
+
+  std::mt19937_64 generator_;
+  std::optional<double> spare_;
+};
+
+std::uint32_t bits_of(float value) {
+  std::uint32_t bits = 0;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+/// Drops the last `count` bits, rounding to nearest, ties to even.
+std::uint32_t round_off(std::uint32_t bits, int count) {
+  const std::uint32_t odd = (bits >> count) & 1;
+  return (bits + ((1U << (count - 1)) - 1) + odd) >> count;
+}
+
+std::uint16_t to_bfloat16(float value) {
+  return static_cast<std::uint16_t>(round_off(bits_of(value), 16));
+}
+
+/// For the finite values far below 65504 that normal() gives; below 2^-14 it gives zero.
+std::uint16_t to_float16(float value) {
+  const std::uint32_t bits = bits_of(value);
+  const std::uint32_t sign = (bits >> 16) & 0x8000;
+  const std::uint32_t magnitude = bits & 0x7fffffff;
+  constexpr std::uint32_t kRebias = (127 - 15) << 23;
+  if (magnitude < kRebias + (1U << 23)) return static_cast<std::uint16_t>(sign);
+  return static_cast<std::uint16_t>(sign | round_off(magnitude - kRebias, 13));
+}
+
+template <typename T, typename Draw>
+void fill(const Tensor& tensor, std::int64_t count, Draw draw) {
+  T* out = static_cast<T*>(tensor.data_ptr());
+  for (std::int64_t i = 0; i < count; ++i) out[i] = static_cast<T>(draw());
+}
+
+Tensor draw_tensor(DType dtype, const Shape& shape, Source source) {
+  const Tensor tensor = Tensor::empty(dtype, shape);
+  const std::int64_t n = tensor.numel();
+  const auto bit = [&] { return source.bit(); };
+  const auto normal = [&] { return source.normal(); };
+  const auto narrow = [&] { return static_cast<float>(source.normal()); };
+  switch (dtype) {
+    case DType::kBool:
+    case DType::kUInt8:
+    case DType::kInt8:
+      fill<std::uint8_t>(tensor, n, bit);
+      break;
+    case DType::kInt16:
+      fill<std::int16_t>(tensor, n, bit);
+      break;
+    case DType::kInt32:
+      fill<std::int32_t>(tensor, n, bit);
+      break;
+    case DType::kInt64:
+      fill<std::int64_t>(tensor, n, bit);
+      break;
+    case DType::kFloat16:
+      fill<std::uint16_t>(tensor, n, [&] { return to_float16(narrow()); });
+      break;
+    case DType::kBFloat16:
+      fill<std::uint16_t>(tensor, n, [&] { return to_bfloat16(narrow()); });
+      break;
+    case DType::kFloat32:
+      fill<float>(tensor, n, narrow);
+      break;
+    case DType::kFloat64:
+      fill<double>(tensor, n, normal);
+      break;
+    case DType::kComplex64:
+      fill<float>(tensor, 2 * n, narrow);
+      break;
+    case DType::kComplex128:
+      fill<double>(tensor, 2 * n, normal);
+      break;
+  }
+  return tensor;
+}
+
+std::string names_of(const Signature& signature) {
+  std::vector<std::string> names;
+  for (const TensorSpec& input : signature.inputs) names.push_back(input.name);
+  return names.empty() ? "none" : join(names);
+}
+
+class Sizes {
+ public:
+  Sizes(const Model& model, const Shapes& given)
+      : model_(model), given_(given), archive_(ModelAccess::archive(model)) {
+    check_names();
+    for (const TensorSpec& input : model.signature().inputs) {
+      const auto shape = given.find(input.name);
+      if (shape == given.end() || !input.shape) continue;
+      check_rank(input, shape->second);
+      for (std::size_t i = 0; i < shape->second.size(); ++i) {
+        const std::string& dim = (*input.shape)[i].name;
+        if (!dim.empty()) by_dim_.emplace(dim, shape->second[i]);
+      }
+    }
+  }
+
+  Shape of(const TensorSpec& input) const {
+    const auto given = given_.find(input.name);
+    if (given != given_.end()) return given->second;
+    const Shape* warm = warmup_shape(input.name);
+    if (!input.shape) {
+      if (warm) return *warm;
+      throw unknown(input);
+    }
+    Shape shape;
+    for (std::size_t i = 0; i < input.shape->size(); ++i) {
+      const Dim& dim = (*input.shape)[i];
+      const auto named = by_dim_.find(dim.name);
+      if (dim.is_static()) {
+        shape.push_back(*dim.min);
+      } else if (named != by_dim_.end()) {
+        shape.push_back(named->second);
+      } else if (warm && warm->size() == input.shape->size()) {
+        shape.push_back((*warm)[i]);
+      } else if (dim.min) {
+        shape.push_back(*dim.min);
+      } else {
+        throw unknown(input);
+      }
+    }
+    return shape;
+  }
+
+ private:
+  std::string where() const { return "[random inputs] " + model_.info().name + ": "; }
+
+  void check_names() const {
+    for (const auto& [name, shape] : given_) {
+      bool known = false;
+      for (const TensorSpec& input : model_.signature().inputs) known |= input.name == name;
+      if (known) continue;
+      throw InputError(where() + "a shape for '" + name + "', which is no input: expected one of " +
+                       names_of(model_.signature()) + "\n" + model_.signature().to_string());
+    }
+  }
+
+  void check_rank(const TensorSpec& input, const Shape& shape) const {
+    if (shape.size() == input.shape->size()) return;
+    throw InputError(where() + "the shape given for '" + input.name + "': expected " +
+                     std::to_string(input.shape->size()) + " dimensions, got " +
+                     shape_string(shape) + "; the input is " + input.to_string());
+  }
+
+  const Shape* warmup_shape(const std::string& input) const {
+    if (archive_.warmup_shapes.empty()) return nullptr;
+    const auto shape = archive_.warmup_shapes.front().find(input);
+    return shape == archive_.warmup_shapes.front().end() ? nullptr : &shape->second;
+  }
+
+  InputError unknown(const TensorSpec& input) const {
+    return InputError(where() + "the shape of '" + input.name +
+                      "' is not known: expected one in the archive's manifest or in the shapes "
+                      "that are given, got neither; give the shape of '" +
+                      input.name + "', or the input itself\n" + model_.signature().to_string());
+  }
+
+  const Model& model_;
+  const Shapes& given_;
+  const ArchiveInfo& archive_;
+  std::map<std::string, std::int64_t> by_dim_;
+};
+
+bool is_tensor(const TensorSpec& input, const Shapes& given) {
+  return input.type == "Tensor" || (input.type == "Optional[Tensor]" && given.count(input.name));
+}
+
+}  // namespace
+
+std::vector<Value> random_inputs(const Model& model, const Shapes& shapes, std::uint64_t seed,
+                                 const std::map<std::string, Value>& given) {
+  const Signature& signature = model.signature();
+  const Sizes sizes(model, shapes);
+  const std::string where = "[random inputs] " + model.info().name + ": ";
+  std::vector<Value> values;
+  const TensorSpec* left_out = nullptr;
+  for (std::size_t i = 0; i < signature.inputs.size(); ++i) {
+    const TensorSpec& input = signature.inputs[i];
+    const auto value = given.find(input.name);
+    if (value == given.end() && input.has_default && !shapes.count(input.name)) {
+      if (!left_out) left_out = &input;
+      continue;
+    }
+    if (value == given.end() && !is_tensor(input, shapes)) {
+      throw InputError(where + "'" + input.name + "' cannot be drawn: expected a Tensor, got " +
+                       input.type + "; give '" + input.name + "' itself\n" + signature.to_string());
+    }
+    if (left_out) {
+      throw InputError(where + "'" + input.name + "' comes after '" + left_out->name +
+                       "', which is left out: expected a shape for '" + left_out->name +
+                       "' too, got none");
+    }
+    if (value != given.end()) {
+      values.push_back(value->second);
+      continue;
+    }
+    values.emplace_back(
+        draw_tensor(input.dtype.value_or(DType::kFloat32), sizes.of(input), Source(seed, i)));
+  }
+  return values;
+}
+
+}  // namespace ts_infer

@@ -1,0 +1,288 @@
+#include "call.h"
+
+#include <torch/csrc/autograd/python_variable.h>
+#include <torch/csrc/jit/python/pybind_utils.h>
+#include <torch/csrc/utils/tensor_numpy.h>
+
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "gil.h"
+#include "model_access.h"
+#include "ts_infer/error.h"
+#include "ts_infer/torch.h"
+
+namespace ts_infer::python {
+namespace {
+
+using torch::jit::toIValue;
+using torch::jit::toPyObject;
+
+bool is_numpy_array(py::handle object) {
+  // An array can exist only where numpy was imported; it is never imported for the sake of asking.
+  static PyObject* array_type = nullptr;
+  if (array_type == nullptr) {
+    const auto numpy =
+        py::reinterpret_borrow<py::object>(PyDict_GetItemString(PyImport_GetModuleDict(), "numpy"));
+    if (!numpy || !py::hasattr(numpy, "ndarray")) return false;
+    array_type = numpy.attr("ndarray").cast<py::object>().release().ptr();
+  }
+  return PyObject_TypeCheck(object.ptr(), reinterpret_cast<PyTypeObject*>(array_type));
+}
+
+// Of any library but torch, whose tensors need no conversion.
+bool is_array(py::handle object) {
+  return !THPVariable_Check(object.ptr()) && !PyType_Check(object.ptr()) &&
+         (is_numpy_array(object) || py::hasattr(object, "__dlpack__"));
+}
+
+bool is_writable(py::handle array) {
+  Py_buffer view;
+  if (PyObject_GetBuffer(array.ptr(), &view, PyBUF_STRIDES | PyBUF_WRITABLE) != 0) {
+    PyErr_Clear();
+    return false;
+  }
+  PyBuffer_Release(&view);
+  return true;
+}
+
+at::Tensor tensor_from_array(py::handle array) {
+  if (!is_numpy_array(array)) {
+    return py::module_::import("torch").attr("from_dlpack")(array).cast<at::Tensor>();
+  }
+  // Read-only memory is not shared: a model may write to its inputs.
+  if (is_writable(array)) {
+    try {
+      return torch::utils::tensor_from_numpy(array.ptr(), false);
+    } catch (const std::exception&) {
+      // Strides or a byte order that torch does not have: a copy has neither.
+      PyErr_Clear();
+    }
+  }
+  const py::object copy =
+      array.attr("astype")(array.attr("dtype").attr("newbyteorder")("="), py::arg("order") = "C");
+  return torch::utils::tensor_from_numpy(copy.ptr(), false);
+}
+
+bool holds_tensor(const c10::TypePtr& type) {
+  if (type->kind() == c10::TypeKind::TensorType) return true;
+  for (const c10::TypePtr& contained : type->containedTypes()) {
+    if (holds_tensor(contained)) return true;
+  }
+  return false;
+}
+
+// The object with every array that stands for a tensor replaced by one. What does not fit the type
+// is left for toIValue to refuse, but for None, which it would take for an undefined tensor.
+py::object with_tensors(py::handle object, const c10::TypePtr& type) {
+  switch (type->kind()) {
+    case c10::TypeKind::TensorType:
+      if (object.is_none()) throw py::cast_error("None is no Tensor");
+      [[fallthrough]];
+    case c10::TypeKind::UnionType:
+      if (holds_tensor(type) && is_array(object)) {
+        return py::cast(tensor_from_array(object));
+      }
+      break;
+    case c10::TypeKind::OptionalType:
+      if (!object.is_none()) {
+        return with_tensors(object, type->expectRef<c10::OptionalType>().getElementType());
+      }
+      break;
+    case c10::TypeKind::ListType:
+      if ((PyList_Check(object.ptr()) || PyTuple_Check(object.ptr())) && holds_tensor(type)) {
+        const c10::TypePtr& element = type->expectRef<c10::ListType>().getElementType();
+        py::list result;
+        for (const py::handle item : object) result.append(with_tensors(item, element));
+        return result;
+      }
+      break;
+    case c10::TypeKind::TupleType:
+      if (PyTuple_Check(object.ptr()) && holds_tensor(type)) {
+        const auto elements = type->expectRef<c10::TupleType>().elements();
+        const auto items = py::reinterpret_borrow<py::tuple>(object);
+        if (items.size() != elements.size()) break;
+        py::tuple result(items.size());
+        for (std::size_t i = 0; i < items.size(); ++i) {
+          result[i] = with_tensors(items[i], elements[i]);
+        }
+        return result;
+      }
+      break;
+    case c10::TypeKind::DictType:
+      if (PyDict_Check(object.ptr()) && holds_tensor(type)) {
+        const c10::TypePtr& value_type = type->expectRef<c10::DictType>().getValueType();
+        py::dict result;
+        for (const auto& [key, value] : py::reinterpret_borrow<py::dict>(object)) {
+          result[key] = with_tensors(value, value_type);
+        }
+        return result;
+      }
+      break;
+    default:
+      break;
+  }
+  return py::reinterpret_borrow<py::object>(object);
+}
+
+// A conversion that succeeded, or the reason why not.
+struct Conversion {
+  std::optional<c10::IValue> value;
+  std::string reason;
+};
+
+Conversion convert(py::handle object, const c10::TypePtr& type, std::optional<std::int32_t> size) {
+  Conversion result;
+  try {
+    const bool is_plain = type->kind() == c10::TypeKind::TensorType && is_array(object);
+    result.value = is_plain ? c10::IValue(tensor_from_array(object))
+                            : toIValue(with_tensors(object, type), type, size);
+    return result;
+  } catch (py::error_already_set& error) {
+    if (!error.matches(PyExc_Exception) || error.matches(PyExc_MemoryError)) throw;
+    result.reason = py::str(error.value()).cast<std::string>();
+  } catch (const c10::Error& error) {
+    result.reason = error.what_without_backtrace();
+  } catch (const std::exception& error) {
+    result.reason = error.what();
+  }
+  // Some of torch's helpers throw with Python's error indicator set.
+  if (PyErr_Occurred() != nullptr) {
+    py::error_already_set pending;
+    if (!pending.matches(PyExc_Exception)) throw pending;
+    result.reason = py::str(pending.value()).cast<std::string>();
+  }
+  return result;
+}
+
+std::string kind_of(py::handle object) {
+  if (object.is_none()) return "None";
+  std::string name = py::type::handle_of(object).attr("__name__").cast<std::string>();
+  if (is_numpy_array(object)) {
+    return "a numpy array of dtype " + py::str(object.attr("dtype")).cast<std::string>();
+  }
+  if (PyList_Check(object.ptr()) || PyTuple_Check(object.ptr())) {
+    name += " of " + std::to_string(py::len(object));
+  }
+  return name;
+}
+
+// What was wrong, said of the innermost element that does not convert by itself.
+std::string mismatch(const std::string& place, py::handle object, const c10::TypePtr& type,
+                     const std::string& reason) {
+  const auto inside = [](const std::string& item_place, py::handle item,
+                         const c10::TypePtr& item_type) -> std::optional<std::string> {
+    const Conversion item_conversion = convert(item, item_type, std::nullopt);
+    if (item_conversion.value) return std::nullopt;
+    return mismatch(item_place, item, item_type, item_conversion.reason);
+  };
+  const auto at = [&place](const py::handle& key) {
+    return place + "[" + py::repr(key).cast<std::string>() + "]";
+  };
+  if (const auto optional = type->cast<c10::OptionalType>(); optional && !object.is_none()) {
+    // Optional[Tensor] is named whole; of an optional container the element to blame is.
+    if (!optional->getElementType()->containedTypes().empty()) {
+      return mismatch(place, object, optional->getElementType(), reason);
+    }
+  } else if (const auto list = type->cast<c10::ListType>();
+             list && (PyList_Check(object.ptr()) || PyTuple_Check(object.ptr()))) {
+    std::size_t index = 0;
+    for (const py::handle item : object) {
+      if (auto found = inside(at(py::int_(index++)), item, list->getElementType())) return *found;
+    }
+  } else if (const auto tuple = type->cast<c10::TupleType>();
+             tuple && PyTuple_Check(object.ptr()) && py::len(object) == tuple->elements().size()) {
+    std::size_t index = 0;
+    for (const py::handle item : object) {
+      const c10::TypePtr& item_type = tuple->elements()[index];
+      if (auto found = inside(at(py::int_(index++)), item, item_type)) return *found;
+    }
+  } else if (const auto dict = type->cast<c10::DictType>(); dict && PyDict_Check(object.ptr())) {
+    for (const auto& [key, value] : py::reinterpret_borrow<py::dict>(object)) {
+      if (auto found = inside(place + " (a key)", key, dict->getKeyType())) return *found;
+      if (auto found = inside(at(key), value, dict->getValueType())) return *found;
+    }
+  }
+  std::string text = place + ": expected " + type->annotation_str() + ", got " + kind_of(object);
+  if (is_array(object)) {
+    text += " (" + reason + ")";
+  } else if (type->isSubtypeOf(*c10::OptionalType::ofTensor())) {
+    text += "; pass a torch.Tensor, a numpy array or an object with __dlpack__";
+  }
+  return text;
+}
+
+std::string signature_text(const Model& model, const std::string& method,
+                           const c10::FunctionSchema& schema) {
+  if (method == "forward") return model.signature().to_string();
+  std::string text;
+  for (std::size_t i = 1; i < schema.arguments().size(); ++i) {
+    const c10::Argument& argument = schema.arguments()[i];
+    text += "  " + argument.name() + ": " + argument.type()->annotation_str() + "\n";
+  }
+  return text;
+}
+
+c10::IValue argument_value(const Model& model, const std::string& method,
+                           const c10::FunctionSchema& schema, const c10::Argument& argument,
+                           py::handle object) {
+  const c10::TypePtr& type = argument.real_type();
+  if (type->kind() == c10::TypeKind::TensorType && THPVariable_Check(object.ptr())) {
+    return THPVariable_Unpack(object.ptr());
+  }
+  Conversion conversion = convert(object, type, argument.N());
+  if (conversion.value) return *std::move(conversion.value);
+  throw InputError("[call] " + model.info().name + ": " +
+                   mismatch("input \"" + argument.name() + "\"", object, type, conversion.reason) +
+                   "\n" + signature_text(model, method, schema));
+}
+
+}  // namespace
+
+py::object call_method(Model& model, const std::string& method, py::handle args,
+                       py::handle kwargs) {
+  const c10::FunctionSchema& schema = ModelAccess::schema(model, method);
+  const std::vector<c10::Argument>& arguments = schema.arguments();
+
+  // An argument that the schema does not have stays None: the library then says what is wrong in
+  // the words that every door uses.
+  const auto count = static_cast<std::size_t>(PyTuple_GET_SIZE(args.ptr()));
+  std::vector<c10::IValue> positional(count);
+  for (std::size_t i = 0; i < count && i + 1 < arguments.size(); ++i) {
+    positional[i] = argument_value(model, method, schema, arguments[i + 1],
+                                   PyTuple_GET_ITEM(args.ptr(), static_cast<py::ssize_t>(i)));
+  }
+  std::unordered_map<std::string, c10::IValue> named;
+  if (kwargs) {
+    for (const auto& [key, value] : py::reinterpret_borrow<py::dict>(kwargs)) {
+      auto name = key.cast<std::string>();
+      const std::optional<int> index = schema.argumentIndexWithName(name);
+      named.emplace(std::move(name), index && *index > 0 ? argument_value(model, method, schema,
+                                                                          arguments[*index], value)
+                                                         : c10::IValue());
+    }
+  }
+
+  // The last reference to a Python tensor on the C++ side takes the GIL to go: it stays until then.
+  const std::vector<c10::IValue> held = positional;
+  c10::IValue result;
+  {
+    const GilRelease release;
+    result = call(model, method, std::move(positional), named);
+  }
+  std::string reason;
+  try {
+    return toPyObject(std::move(result));
+  } catch (const c10::Error& error) {
+    reason = error.what_without_backtrace();
+  } catch (const std::runtime_error& error) {
+    reason = error.what();
+  }
+  throw ExecutionError("[call] " + model.info().name + ": the result of " + method +
+                       " has no form in Python: " + reason);
+}
+
+}  // namespace ts_infer::python

@@ -1,0 +1,265 @@
+#include "ts_infer/model.h"
+
+#include <pybind11/stl.h>
+#include <pybind11/typing.h>
+
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "bindings.h"
+#include "call.h"
+#include "gil.h"
+#include "text.h"
+
+namespace ts_infer::python {
+
+struct Any : py::object {
+  Any(py::object object) : py::object(std::move(object)) {}
+};
+
+// The contents of a file. py::buffer would be named after the Python that generates the stubs.
+struct Contents : py::buffer {
+  using py::buffer::buffer;
+};
+
+}  // namespace ts_infer::python
+
+template <>
+struct pybind11::detail::handle_type_name<ts_infer::python::Any> {
+  static constexpr auto name = const_name("typing.Any");
+};
+template <>
+struct pybind11::detail::handle_type_name<ts_infer::python::Contents> {
+  static constexpr auto name = const_name("bytes | bytearray | memoryview");
+};
+
+namespace ts_infer::python {
+namespace {
+
+// A Python function that any thread may call or drop. Its exceptions go to sys.unraisablehook:
+// there is no Python frame that could catch them.
+class Callback {
+ public:
+  explicit Callback(py::object function)
+      : function_(function.release().ptr(), [](PyObject* object) {
+          if (!GilHold::is_possible()) return;
+          const GilHold gil;
+          Py_DECREF(object);
+        }) {}
+
+  /// Runs `call(function)` with the GIL held.
+  template <typename F>
+  void operator()(const F& call) const {
+    if (!GilHold::is_possible()) return;
+    const GilHold gil;
+    wait_at_exit([&] {
+      try {
+        call(py::handle(function_.get()));
+      } catch (py::error_already_set& error) {
+        error.discard_as_unraisable(py::reinterpret_borrow<py::object>(function_.get()));
+      }
+    });
+  }
+
+ private:
+  std::shared_ptr<PyObject> function_;
+};
+
+using OnTiming = py::typing::Callable<py::object(Timing)>;
+using OnLog = py::typing::Callable<py::object(int, py::str)>;
+
+void set_on_timing(LoadOptions& options, const std::optional<OnTiming>& function) {
+  options.on_timing = nullptr;
+  if (!function) return;
+  options.on_timing = [callback = Callback(*function)](const Timing& timing) {
+    callback([&](py::handle python) { python(timing); });
+  };
+}
+
+void set_on_log(LoadOptions& options, const std::optional<OnLog>& function) {
+  options.on_log = nullptr;
+  if (!function) return;
+  options.on_log = [callback = Callback(*function)](LogLevel level, const std::string& message) {
+    // The levels of Python's logging are 10 apart.
+    callback([&](py::handle python) {
+      python((static_cast<int>(level) + 1) * 10, message_text(message));
+    });
+  };
+}
+
+// The bytes of any object with the buffer protocol.
+class Bytes {
+ public:
+  explicit Bytes(const Contents& object) {
+    if (PyObject_GetBuffer(object.ptr(), &view_, PyBUF_SIMPLE) != 0) throw py::error_already_set();
+  }
+  Bytes(const Bytes&) = delete;
+  Bytes& operator=(const Bytes&) = delete;
+  ~Bytes() { PyBuffer_Release(&view_); }
+
+  const void* data() const { return view_.buf; }
+  std::size_t size() const { return static_cast<std::size_t>(view_.len); }
+
+ private:
+  Py_buffer view_{};
+};
+
+Model load_file(const py::bytes& path, const LoadOptions& options) {
+  const std::string native_path = path;
+  const GilRelease release;
+  return Model::load(native_path, options);
+}
+
+Model load_bytes(const Contents& data, const LoadOptions& options) {
+  const Bytes bytes(data);
+  const GilRelease release;
+  return Model::load(bytes.data(), bytes.size(), options);
+}
+
+ArchiveInfo read_file(const py::bytes& path) {
+  const std::string native_path = path;
+  const GilRelease release;
+  return read_model_info(native_path);
+}
+
+ArchiveInfo read_bytes(const Contents& data) {
+  const Bytes bytes(data);
+  const GilRelease release;
+  return read_model_info(bytes.data(), bytes.size());
+}
+
+Any forward(Model& self, const py::Args<Any>& args, const py::KWArgs<Any>& kwargs) {
+  return call_method(self, "forward", args, kwargs);
+}
+
+Any run_method(Model& self, const std::string& method, const py::Args<Any>& args,
+               const py::KWArgs<Any>& kwargs) {
+  return call_method(self, method, args, kwargs);
+}
+
+constexpr const char* kForwardDoc = R"(Run the model.
+
+Arguments go by position or by name, nested as the signature says. A ``torch.Tensor``, a
+numpy array or any object with ``__dlpack__`` is taken where a tensor is expected; memory
+is shared where it can be. Nothing is cast. The GIL is released while the model computes,
+and any number of threads may call at once; the calls of a stateful model take turns.
+
+Returns:
+    What ``torch.jit.load(path)(...)`` would: torch tensors, nested the same way. They
+    belong to the caller and never alias the model's memory.
+
+Raises:
+    InputError: An argument has the wrong count, name, type, dtype, shape or device.
+    ExecutionError: The model failed while it ran, or memory ran out.
+
+Example:
+    >>> model = runtime.load("densetnt.pt")
+    >>> out = model(*inputs)
+)";
+
+}  // namespace
+
+void bind_model(py::module_& module) {
+  py::class_<LoadOptions>(module, "LoadOptions", "Arguments of ts_infer.runtime.load.")
+      .def(py::init<>())
+      .def_readwrite("device", &LoadOptions::device)
+      .def_readwrite("executor", &LoadOptions::executor)
+      .def_readwrite("optimize", &LoadOptions::optimize)
+      .def_readwrite("intra_op_threads", &LoadOptions::intra_op_threads)
+      .def_readwrite("name", &LoadOptions::name)
+      .def("set_on_timing", &set_on_timing, py::arg("function"))
+      .def("set_on_log", &set_on_log, py::arg("function"));
+
+  py::class_<ModelInfo>(module, "ModelInfo", "What load() decided and found.")
+      .def_property_readonly("name", [](const ModelInfo& self) { return message_text(self.name); })
+      .def_property_readonly(
+          "path", [](const ModelInfo& self) { return path_text(self.path); },
+          "Empty when loaded from memory.")
+      .def_readonly("device", &ModelInfo::device)
+      .def_readonly("executor", &ModelInfo::executor)
+      .def_readonly("decisions", &ModelInfo::decisions,
+                    "What was chosen and why, one sentence each.")
+      .def_readonly("stateful", &ModelInfo::stateful,
+                    "Whether calls take turns; clone() gives another model its own state.")
+      .def_readonly("optimized", &ModelInfo::optimized)
+      .def_readonly("load_ms", &ModelInfo::load_ms)
+      .def("__repr__", [](const ModelInfo& self) {
+        return py::str(
+                   "ModelInfo(name={!r}, path={!r}, device={!r}, executor={!r}, stateful={}, "
+                   "optimized={}, load_ms={:.4g}, decisions={!r})")
+            .format(message_text(self.name), path_text(self.path), self.device, self.executor,
+                    self.stateful, self.optimized, self.load_ms, self.decisions);
+      });
+
+  py::class_<ArchiveInfo>(module, "ArchiveInfo",
+                          "What a model file says of itself; nothing of it was run.")
+      .def_property_readonly(
+          "path", [](const ArchiveInfo& self) { return path_text(self.path); },
+          "Empty when read from memory.")
+      .def_readonly("file_bytes", &ArchiveInfo::file_bytes)
+      .def_property_readonly(
+          "name", [](const ArchiveInfo& self) { return message_text(self.name); },
+          "From the manifest, else the archive's own.")
+      .def_readonly("method", &ArchiveInfo::method,
+                    "How it was exported: \"trace\", \"script\", \"hybrid\"; empty: unknown.")
+      .def_readonly("torch_version", &ArchiveInfo::torch_version,
+                    "Of the torch that exported it; empty: unknown.")
+      .def_readonly("signature", &ArchiveInfo::signature, "None: the archive has no manifest.")
+      .def_readonly("warmup_shapes", &ArchiveInfo::warmup_shapes, "Sizes by input name.")
+      .def_readonly("methods", &ArchiveInfo::methods)
+      .def_readonly("operators", &ArchiveInfo::operators,
+                    "Such as \"torch.conv2d\" and \"ops.mine.op\", sorted.")
+      .def_readonly("devices", &ArchiveInfo::devices, "Named in the code or the constants, sorted.")
+      .def_readonly("weight_bytes", &ArchiveInfo::weight_bytes)
+      .def_readonly("members", &ArchiveInfo::members, "Number of files in the archive.")
+      .def_readonly("damaged", &ArchiveInfo::damaged, "Members whose CRC-32 does not match.")
+      .def_readonly("code", &ArchiveInfo::code, "TorchScript source by its path in the archive.")
+      .def_readonly("manifest_json", &ArchiveInfo::manifest_json, "Empty where there is none.")
+      .def("__repr__", [](const ArchiveInfo& self) {
+        return py::str("<ArchiveInfo of {!r}: {} bytes, {} members, methods {!r}>")
+            .format(message_text(self.name), self.file_bytes, self.members, self.methods);
+      });
+
+  py::class_<Model>(module, "Model", R"(A loaded model; ``ts_infer.runtime.load`` makes one.
+
+Every method is safe from any number of threads at once.)")
+      .def("__call__", &forward, kForwardDoc)
+      .def("forward", &forward, kForwardDoc)
+      // Its own argument has no name, so that no argument of the method can clash with it.
+      .def("run_method", &run_method, R"(Run another method, whose name comes first.
+
+The other arguments, the result and the errors are those of a call; it does not count in the
+stats.
+
+Raises:
+    InputError: There is no such method, or an argument is wrong.
+    ExecutionError: The method failed while it ran, or memory ran out.
+
+Example:
+    >>> model.run_method("reset_states")
+)")
+      .def("method_names", &Model::method_names, "Includes \"forward\" where there is one.")
+      .def_property_readonly("signature", &Model::signature, "What a call takes and returns.")
+      .def("info", &Model::info, py::return_value_policy::reference_internal,
+           "What load() decided and found.")
+      .def("stats", &Model::stats, py::call_guard<GilRelease>(),
+           "Latency of the calls since load or reset_stats().")
+      .def("reset_stats", &Model::reset_stats, py::call_guard<GilRelease>(),
+           "Forget all calls so far.")
+      .def("clone", &Model::clone, py::call_guard<GilRelease>(),
+           "Another model that shares the weights, with its own copy of the state and no stats.")
+      .def("__repr__", [](const Model& self) {
+        return py::str("<ts_infer.runtime.Model {!r} on {}>")
+            .format(message_text(self.info().name), self.info().device);
+      });
+
+  module.def("load_file", &load_file, py::arg("path"), py::arg("options"));
+  module.def("load_bytes", &load_bytes, py::arg("data"), py::arg("options"));
+  module.def("read_file", &read_file, py::arg("path"));
+  module.def("read_bytes", &read_bytes, py::arg("data"));
+  module.def("available_devices", &available_devices, py::call_guard<GilRelease>(),
+             "The devices that this process can use: \"cpu\", \"cuda:0\", ...");
+}
+
+}  // namespace ts_infer::python

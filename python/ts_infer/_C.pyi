@@ -1,0 +1,311 @@
+# Written by python/bindings/write_stubs.py.
+# ruff: noqa: N999
+"""Compiled half of ts_infer; ts_infer.runtime is its public door."""
+
+from __future__ import annotations
+
+import collections.abc
+import typing
+
+import torch
+
+__all__: list[str] = [
+    "ArchiveInfo",
+    "Dim",
+    "LatencyStats",
+    "LoadOptions",
+    "Model",
+    "ModelInfo",
+    "Signature",
+    "TensorSpec",
+    "Timing",
+    "available_devices",
+    "built_with_torch",
+    "load_bytes",
+    "load_file",
+    "loaded_torch",
+    "read_bytes",
+    "read_file",
+    "version",
+]
+
+class Dim:
+    """One dimension of a declared shape: a fixed size, a named range, or unknown."""
+    def __repr__(self) -> str: ...
+    @property
+    def is_static(self) -> bool:
+        """Whether only one size is allowed."""
+    @property
+    def max(self) -> int | None:
+        """Largest size; None where there is no bound."""
+    @property
+    def min(self) -> int | None:
+        """Smallest size; None where it is not checked."""
+    @property
+    def name(self) -> str:
+        """Of a dynamic dimension, else empty; equal names mean equal sizes."""
+
+class TensorSpec:
+    """One argument or result of a model."""
+    def __repr__(self) -> str: ...
+    def __str__(self) -> str: ...
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Of a Tensor; None: unknown, not checked."""
+    @property
+    def has_default(self) -> bool:
+        """Whether it may be left out."""
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> list[Dim] | None:
+        """Of a Tensor, one Dim an axis; None: rank unknown, not checked."""
+    @property
+    def type(self) -> str:
+        """In TorchScript: "Tensor", "List[Tensor]", "int", ..."""
+
+class Signature:
+    """What a model takes and returns.
+
+    Outputs are flattened depth-first, dict entries in insertion order. Without a manifest in the
+    archive, dtypes and shapes are unknown. ``str(signature)`` has one line an entry.
+    """
+    def __repr__(self) -> str: ...
+    def __str__(self) -> str: ...
+    @property
+    def inputs(self) -> list[TensorSpec]: ...
+    @property
+    def outputs(self) -> list[TensorSpec]: ...
+
+class Timing:
+    """Where the time of one call went, in milliseconds.
+
+    On the host ``h2d_ms`` and ``d2h_ms`` are 0. For inputs that are on the device already nothing
+    is waited for, so only ``total_ms``, the time to enqueue, is known there.
+    """
+    def __repr__(self) -> str: ...
+    def log_line(self) -> str:
+        """Such as "dense_tnt inference used time: 22.1718 ms.", one line."""
+    @property
+    def call(self) -> int:
+        """1 is the first call after load."""
+    @property
+    def compute_ms(self) -> float: ...
+    @property
+    def d2h_ms(self) -> float:
+        """Copying outputs, device to host."""
+    @property
+    def h2d_ms(self) -> float:
+        """Copying inputs, host to device."""
+    @property
+    def model(self) -> str:
+        """Name of the model."""
+    @property
+    def total_ms(self) -> float:
+        """The whole call, checks and copies included."""
+
+class LatencyStats:
+    """Latency of the calls so far, in milliseconds.
+
+    Percentiles have a resolution of 1.6 %; ``count``, ``mean_ms``, ``max_ms`` and ``first_ms`` are
+    exact. ``h2d_ms``, ``compute_ms`` and ``d2h_ms`` are means.
+    """
+    def __repr__(self) -> str: ...
+    @property
+    def compute_ms(self) -> float: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def d2h_ms(self) -> float: ...
+    @property
+    def first_ms(self) -> float:
+        """The first call after load, or after reset_stats()."""
+    @property
+    def h2d_ms(self) -> float: ...
+    @property
+    def max_ms(self) -> float: ...
+    @property
+    def mean_ms(self) -> float: ...
+    @property
+    def p50_ms(self) -> float: ...
+    @property
+    def p90_ms(self) -> float: ...
+    @property
+    def p99_ms(self) -> float: ...
+
+class LoadOptions:
+    """Arguments of ts_infer.runtime.load."""
+
+    device: str
+    executor: str
+    name: str
+    optimize: bool
+    def __init__(self) -> None: ...
+    def set_on_log(
+        self, function: collections.abc.Callable[[int, str], typing.Any] | None
+    ) -> None: ...
+    def set_on_timing(
+        self, function: collections.abc.Callable[[Timing], typing.Any] | None
+    ) -> None: ...
+    @property
+    def intra_op_threads(self) -> int: ...
+    @intra_op_threads.setter
+    def intra_op_threads(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+
+class ModelInfo:
+    """What load() decided and found."""
+    def __repr__(self) -> str: ...
+    @property
+    def decisions(self) -> list[str]:
+        """What was chosen and why, one sentence each."""
+    @property
+    def device(self) -> str: ...
+    @property
+    def executor(self) -> str: ...
+    @property
+    def load_ms(self) -> float: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def optimized(self) -> bool: ...
+    @property
+    def path(self) -> str:
+        """Empty when loaded from memory."""
+    @property
+    def stateful(self) -> bool:
+        """Whether calls take turns; clone() gives another model its own state."""
+
+class ArchiveInfo:
+    """What a model file says of itself; nothing of it was run."""
+    def __repr__(self) -> str: ...
+    @property
+    def code(self) -> dict[str, str]:
+        """TorchScript source by its path in the archive."""
+    @property
+    def damaged(self) -> list[str]:
+        """Members whose CRC-32 does not match."""
+    @property
+    def devices(self) -> list[str]:
+        """Named in the code or the constants, sorted."""
+    @property
+    def file_bytes(self) -> int: ...
+    @property
+    def manifest_json(self) -> str:
+        """Empty where there is none."""
+    @property
+    def members(self) -> int:
+        """Number of files in the archive."""
+    @property
+    def method(self) -> str:
+        """How it was exported: "trace", "script", "hybrid"; empty: unknown."""
+    @property
+    def methods(self) -> list[str]: ...
+    @property
+    def name(self) -> str:
+        """From the manifest, else the archive's own."""
+    @property
+    def operators(self) -> list[str]:
+        """Such as "torch.conv2d" and "ops.mine.op", sorted."""
+    @property
+    def path(self) -> str:
+        """Empty when read from memory."""
+    @property
+    def signature(self) -> Signature | None:
+        """None: the archive has no manifest."""
+    @property
+    def torch_version(self) -> str:
+        """Of the torch that exported it; empty: unknown."""
+    @property
+    def warmup_shapes(self) -> list[dict[str, list[int]]]:
+        """Sizes by input name."""
+    @property
+    def weight_bytes(self) -> int: ...
+
+class Model:
+    """A loaded model; ``ts_infer.runtime.load`` makes one.
+
+    Every method is safe from any number of threads at once.
+    """
+    def __call__(self, *args: typing.Any, **kwargs: typing.Any) -> typing.Any:
+        """Run the model.
+
+        Arguments go by position or by name, nested as the signature says. A ``torch.Tensor``, a
+        numpy array or any object with ``__dlpack__`` is taken where a tensor is expected; memory
+        is shared where it can be. Nothing is cast. The GIL is released while the model computes,
+        and any number of threads may call at once; the calls of a stateful model take turns.
+
+        Returns:
+            What ``torch.jit.load(path)(...)`` would: torch tensors, nested the same way. They
+            belong to the caller and never alias the model's memory.
+
+        Raises:
+            InputError: An argument has the wrong count, name, type, dtype, shape or device.
+            ExecutionError: The model failed while it ran, or memory ran out.
+
+        Example:
+            >>> model = runtime.load("densetnt.pt")
+            >>> out = model(*inputs)
+        """
+    def __repr__(self) -> str: ...
+    def clone(self) -> Model:
+        """Another model that shares the weights, with its own copy of the state and no stats."""
+    def forward(self, *args: typing.Any, **kwargs: typing.Any) -> typing.Any:
+        """Run the model.
+
+        Arguments go by position or by name, nested as the signature says. A ``torch.Tensor``, a
+        numpy array or any object with ``__dlpack__`` is taken where a tensor is expected; memory
+        is shared where it can be. Nothing is cast. The GIL is released while the model computes,
+        and any number of threads may call at once; the calls of a stateful model take turns.
+
+        Returns:
+            What ``torch.jit.load(path)(...)`` would: torch tensors, nested the same way. They
+            belong to the caller and never alias the model's memory.
+
+        Raises:
+            InputError: An argument has the wrong count, name, type, dtype, shape or device.
+            ExecutionError: The model failed while it ran, or memory ran out.
+
+        Example:
+            >>> model = runtime.load("densetnt.pt")
+            >>> out = model(*inputs)
+        """
+    def info(self) -> ModelInfo:
+        """What load() decided and found."""
+    def method_names(self) -> list[str]:
+        """Includes "forward" where there is one."""
+    def reset_stats(self) -> None:
+        """Forget all calls so far."""
+    def run_method(self, arg0: str, *args: typing.Any, **kwargs: typing.Any) -> typing.Any:
+        """Run another method, whose name comes first.
+
+        The other arguments, the result and the errors are those of a call; it does not count in the
+        stats.
+
+        Raises:
+            InputError: There is no such method, or an argument is wrong.
+            ExecutionError: The method failed while it ran, or memory ran out.
+
+        Example:
+            >>> model.run_method("reset_states")
+        """
+    def stats(self) -> LatencyStats:
+        """Latency of the calls since load or reset_stats()."""
+    @property
+    def signature(self) -> Signature:
+        """What a call takes and returns."""
+
+def available_devices() -> list[str]:
+    """The devices that this process can use: "cpu", "cuda:0", ..."""
+
+def built_with_torch() -> str:
+    """Version of torch that the library was built with, such as "2.13.0"."""
+
+def load_bytes(data: bytes | bytearray | memoryview, options: LoadOptions) -> Model: ...
+def load_file(path: bytes, options: LoadOptions) -> Model: ...
+def loaded_torch() -> str:
+    """Version of the libtorch that this process has loaded, such as "2.13.0+cpu"."""
+
+def read_bytes(data: bytes | bytearray | memoryview) -> ArchiveInfo: ...
+def read_file(path: bytes) -> ArchiveInfo: ...
+def version() -> str:
+    """Version of the compiled library, such as "0.1.0"."""

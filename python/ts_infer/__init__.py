@@ -1,0 +1,61 @@
+"""Export PyTorch modules and run them in C++, with latencies that can be promised.
+
+``ts_infer.export`` writes a model file, ``ts_infer.runtime`` runs it. Importing this package does
+not import torch: that happens on the first use of either.
+
+Example:
+    >>> import ts_infer
+    >>> from ts_infer import runtime
+    >>> report = ts_infer.export(module, example_inputs, "model.pt")  # doctest: +SKIP
+    >>> outputs = runtime.load("model.pt")(*example_inputs)  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ts_infer._compat import __version__, check_torch
+from ts_infer._errors import (
+    Error,
+    ExecutionError,
+    ExportError,
+    InputError,
+    ModelLoadError,
+    ModelNotFoundError,
+)
+
+if TYPE_CHECKING:
+    from ts_infer import runtime
+    from ts_infer._export import ExportReport, export
+
+__all__ = [
+    "Error",
+    "ExecutionError",
+    "ExportError",
+    "ExportReport",
+    "InputError",
+    "ModelLoadError",
+    "ModelNotFoundError",
+    "__version__",
+    "export",
+    "runtime",
+]
+
+check_torch()
+
+_LAZY = {"export": "ts_infer._export", "ExportReport": "ts_infer._export"}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "runtime":
+        return importlib.import_module("ts_infer.runtime")
+    if name in _LAZY:
+        value = getattr(importlib.import_module(_LAZY[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,3 @@
+# Written by the build: cpp/cmake/_build.py.in.
+VERSION: str
+TORCH_VERSION: str

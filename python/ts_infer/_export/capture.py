@@ -1,0 +1,482 @@
+"""Turning a module into a frozen TorchScript module, and noting what was lost on the way."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import io
+import re
+import sys
+import types
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TextIO, get_type_hints
+
+import torch
+from torch import nn
+
+from ts_infer._export.arguments import Example, map_tensors
+from ts_infer._export.report import ALLOWABLE, Finding
+from ts_infer._export.source import (
+    Statement,
+    is_torch_file,
+    is_user_file,
+    statement_at,
+    statement_in_text,
+    statement_of_error,
+    torch_relative,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_CAUSE_LINES = 12
+_jit: Any = torch.jit  # not annotated upstream
+
+
+class CaptureError(Exception):
+    """The module could not be captured; carries the finding."""
+
+    def __init__(self, finding: Finding) -> None:
+        """Wrap a finding."""
+        super().__init__(finding.message)
+        self.finding = finding
+
+
+@dataclass
+class Captured:
+    """A frozen module.
+
+    Attributes:
+        module: The frozen module, which `torch.jit.save` takes.
+        dropped: Arguments of the example that it does not have: tracing fixed them at the
+            parameters' defaults.
+        findings: What the tracer warned about.
+        notes: What is worth knowing.
+    """
+
+    module: Any
+    dropped: tuple[str, ...] = ()
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TracerEvent:
+    """A TracerWarning: torch's text, where it was raised, and the user's line behind it."""
+
+    text: str
+    file: str
+    line: int
+    user_file: str | None
+    user_line: int
+
+
+@contextmanager
+def watch_warnings() -> Iterator[list[TracerEvent]]:
+    """Collect TracerWarnings, drop torch's deprecation of TorchScript, pass on all the rest.
+
+    Yields:
+        The TracerWarnings of the block so far.
+    """
+    events: list[TracerEvent] = []
+    passed_on: set[tuple[str, str, int]] = set()
+    with warnings.catch_warnings():
+        for category in (DeprecationWarning, FutureWarning):
+            warnings.filterwarnings("ignore", r"`?torch\.jit\b|TorchScript", category)
+        # Also where torch's own filter would hide one: it matches names such as torch_geometric.
+        warnings.simplefilter("always", _jit.TracerWarning)
+        show = warnings.showwarning
+
+        def collect(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, _jit.TracerWarning):
+                user_file, user_line = _user_frame()
+                events.append(TracerEvent(str(message), filename, lineno, user_file, user_line))
+            elif (str(message), filename, lineno) not in passed_on:
+                # Once: the module runs many times during an export.
+                passed_on.add((str(message), filename, lineno))
+                show(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = collect
+        yield events
+
+
+def _user_frame() -> tuple[str | None, int]:
+    frame: types.FrameType | None = sys._getframe(2)
+    while frame is not None:
+        if is_user_file(frame.f_code.co_filename):
+            return frame.f_code.co_filename, frame.f_lineno
+        frame = frame.f_back
+    return None, 0
+
+
+def clone_module(module: nn.Module) -> tuple[Any, list[tuple[torch.Tensor, torch.Tensor]]]:
+    """Copy a module with its state.
+
+    Args:
+        module: Any module; scripted children are copied too.
+
+    Returns:
+        The copy, and a pair (original, copy) for each tensor that Python reaches.
+    """
+    if isinstance(module, torch.jit.ScriptModule):
+        # deepcopy would share the graph's constants, which may be state.
+        buffer = io.BytesIO()
+        _jit.save(module, buffer)
+        buffer.seek(0)
+        return _jit.load(buffer), []
+    memo: dict[int, Any] = {}
+    originals: list[torch.Tensor] = []
+    for child in module.modules():
+        for value in vars(child).values():
+            # deepcopy refuses these; weight_norm leaves them behind.
+            if isinstance(value, torch.Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+                originals.append(value)
+    copied = copy.deepcopy(module, memo)
+    # deepcopy keeps what it copied alive in a list under its own id.
+    kept = memo.get(id(memo), [])
+    originals += [value for value in kept if isinstance(value, torch.Tensor)]
+    return copied, [(value, memo[id(value)]) for value in originals if id(value) in memo]
+
+
+def capture(
+    module: nn.Module, example: Example, method: str, preserved_methods: Sequence[str]
+) -> Captured:
+    """Trace or script a copy of a module and freeze it.
+
+    Args:
+        module: The module, in eval mode; neither it nor its state changes.
+        example: The example inputs.
+        method: "trace", "script" or "hybrid".
+        preserved_methods: Methods other than forward to keep.
+
+    Returns:
+        The frozen module.
+
+    Raises:
+        CaptureError: Tracing, scripting or freezing failed.
+    """
+    names = [name for name in dict.fromkeys(preserved_methods) if name != "forward"]
+    work, pairs = clone_module(module)
+    if isinstance(work, torch.jit.ScriptModule):
+        captured = Captured(work)
+        if method != "script":
+            captured.notes.append(
+                "the module is TorchScript already: it is exported as it is, not traced"
+            )
+    else:
+        _prepare_for_compiler(work, names)
+        if method == "script":
+            captured = _script(work)
+        else:
+            captured = _trace(work, example, hybrid=method == "hybrid")
+            _restore_state(module, work, pairs)
+    _freeze(captured, names)
+    return captured
+
+
+def _prepare_for_compiler(work: Any, names: Sequence[str]) -> None:
+    """Give copies of modules what torch.jit needs of their classes.
+
+    Methods to keep are marked, on a class of the copy's own: torch.jit remembers per class which
+    methods it compiled. Annotations of attributes that `from __future__ import annotations`
+    made strings become types, since torch.jit refuses strings.
+    """
+    for child in work.modules():
+        if isinstance(child, torch.jit.ScriptModule):
+            continue
+        cls = type(child)
+        changes: dict[str, Any] = {}
+        if annotations := _resolved_annotations(child):
+            changes["__annotations__"] = annotations
+        for name in names if child is work else ():
+            function = getattr(cls, name, None)
+            if isinstance(function, types.FunctionType):
+                changes[name] = _jit.export(_copy_function(function))
+        if changes:
+            changes |= {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
+            child.__class__ = type(cls.__name__, (cls,), changes)
+
+
+def _resolved_annotations(module: nn.Module) -> dict[str, Any]:
+    own = getattr(module, "__annotations__", {})  # asked like torch.jit does
+    if not any(isinstance(annotation, str) for annotation in own.values()):
+        return {}
+    try:
+        hints = get_type_hints(type(module))
+    except (NameError, TypeError):  # torch.jit will name the annotation
+        return {}
+    return {name: hints[name] for name in own}
+
+
+def _copy_function(function: types.FunctionType) -> types.FunctionType:
+    twin = types.FunctionType(
+        function.__code__,
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    twin.__kwdefaults__ = function.__kwdefaults__
+    functools.update_wrapper(twin, function)
+    return twin
+
+
+def _script(work: Any) -> Captured:
+    try:
+        with torch.no_grad():
+            return Captured(_jit.script(work))
+    except Exception as error:
+        raise CaptureError(
+            _failure(
+                "script-failed",
+                error,
+                "annotate every argument that is no tensor (n: int), and write what TorchScript "
+                "does not know in terms that it does; or script only the functions with control "
+                'flow (@torch.jit.script) and use method="hybrid". After a failed attempt, try '
+                "again in a fresh process.",
+            )
+        ) from error
+
+
+def _trace(work: Any, example: Example, hybrid: bool) -> Captured:
+    dropped = _fixed_arguments(example)
+    keyword_only = [n for n in example.names if n in example.keyword_only and n not in dropped]
+    if keyword_only:
+        raise CaptureError(
+            Finding(
+                "trace-failed",
+                f"keyword-only arguments ({', '.join(keyword_only)}): expected positional ones, "
+                "which is all that torch.jit.trace knows.",
+                "remove the * from forward's parameters, or wrap the module in one without it.",
+            )
+        )
+    names = [name for name in example.names if name not in dropped]
+    values = [v for n, v in zip(example.names, example.values, strict=True) if n not in dropped]
+    # Tracing runs the module, which may change its inputs.
+    values = copy.deepcopy([_detached(value) for value in values])
+    given: dict[str, Any] = {"example_inputs": tuple(values)}
+    if not example.variadic and names != list(example.parameters[: len(names)]):
+        given = {"example_kwarg_inputs": dict(zip(names, values, strict=True))}
+    try:
+        with torch.no_grad(), watch_warnings() as events:
+            traced = _jit.trace(work, **given, strict=False, check_trace=False)
+    except Exception as error:
+        raise CaptureError(_failure("trace-failed", error, _trace_advice(str(error)))) from error
+    captured = Captured(traced, tuple(dropped))
+    for name, value in dropped.items():
+        captured.notes.append(
+            f"the argument {name} is fixed at its default {value!r}: a trace has only tensor "
+            "arguments, so the exported forward does not take it"
+        )
+    _sort_events(captured, events)
+    scripted = _scripted_parts(traced, work)
+    if scripted:
+        captured.notes.append(f"scripted parts in the trace: {', '.join(scripted)}")
+    elif hybrid:
+        captured.notes.append(
+            "the trace called nothing that is scripted: hybrid is the same as trace here; put "
+            "@torch.jit.script on the functions whose control flow must be kept"
+        )
+    return captured
+
+
+def _detached(value: Any) -> Any:
+    return map_tensors(value, lambda _, tensor: tensor.detach().clone())
+
+
+def _fixed_arguments(example: Example) -> dict[str, Any]:
+    """Return the non-tensor arguments that equal their defaults; raise on any other."""
+    fixed: dict[str, Any] = {}
+    for name, value in zip(example.names, example.values, strict=True):
+        if not isinstance(value, (bool, int, float, complex, str, type(None))):
+            continue
+        default = example.defaults.get(name, ...)
+        if type(default) is type(value) and default == value:
+            fixed[name] = value
+            continue
+        raise CaptureError(
+            Finding(
+                "trace-failed",
+                f"the argument {name} is {value!r}: expected tensors or containers of tensors, "
+                f"got {type(value).__name__}",
+                f'use method="script", which keeps it as an argument, or fix it: wrap the '
+                f"module in one whose forward calls it with {name}={value!r}.",
+            )
+        )
+    return fixed
+
+
+def _restore_state(
+    module: nn.Module, work: nn.Module, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]
+) -> None:
+    """Undo what the traced run did to the state that the trace refers to."""
+    with torch.no_grad():
+        for original, copied in pairs:
+            if copied.shape != original.shape:
+                copied.resize_(original.shape)
+            if not torch.equal(copied, original):
+                copied.copy_(original)
+    memo: dict[int, Any] = {}
+    for source, target in zip(module.modules(), work.modules(), strict=False):
+        if not isinstance(source, torch.jit.ScriptModule):
+            continue
+        source_any: Any = source
+        target_any: Any = target
+        for name in source_any._concrete_type.get_attributes():
+            value = source_any._c.getattr(name)
+            target_any._c.setattr(name, copy.deepcopy(value, memo))
+
+
+def _sort_events(captured: Captured, events: Sequence[TracerEvent]) -> None:
+    inside: dict[str, None] = {}
+    seen: set[tuple[str, int, str]] = set()
+    for event in events:
+        if is_torch_file(event.file):
+            # Upstream keeps these quiet: its own sources take such branches on sizes only.
+            inside[f"{torch_relative(event.file)}:{event.line}"] = None
+            continue
+        statement = statement_at(event.file, event.line)
+        message = _meaning(event.text, statement)
+        if (statement.file, statement.line, message) in seen:
+            continue
+        seen.add((statement.file, statement.line, message))
+        captured.findings.append(
+            Finding(
+                "tracer-warning",
+                message,
+                ALLOWABLE["tracer-warning"],
+                statement.file,
+                statement.line,
+                statement.text,
+            )
+        )
+    if inside:
+        captured.notes.append(
+            f"tracer warnings from torch's own code are not counted: {', '.join(inside)}"
+        )
+
+
+def _meaning(text: str, statement: Statement) -> str:
+    if "to a Python boolean" in text:
+        return {
+            "If": "tracing keeps only the branch that the example took.",
+            "While": "tracing keeps the number of turns that the example took.",
+            "Assert": "tracing drops the assertion.",
+        }.get(statement.kind, "tracing keeps only the outcome that the example had.")
+    if "to a Python" in text:
+        return "tracing bakes in the number that the example gave."
+    if "to a NumPy array" in text:
+        return "tracing bakes in what NumPy computed for the example."
+    if "Iterating over a tensor" in text:
+        return "tracing unrolls the loop to the example's length."
+    if "Using len" in text:
+        return "tracing bakes in the example's length; use tensor.shape[0]."
+    if "registered as constants" in text:
+        return "tracing bakes in the tensor made here as a constant."
+    if "live references" in text:
+        return "tracing may lose this change in place, because other tensors share the memory."
+    return " ".join(text.split())
+
+
+def _scripted_parts(traced: Any, work: nn.Module) -> list[str]:
+    parts: dict[str, None] = {}
+    for name, child in work.named_modules():
+        if isinstance(child, torch.jit.ScriptModule):
+            parts[name] = None
+    for child in traced.modules():
+        if "forward" not in child._c._method_names():
+            continue
+        for node in child.graph.findAllNodes("prim::CallFunction", True):
+            constant = next(iter(node.inputs())).node()
+            parts[constant.s("name") if constant.hasAttribute("name") else "function"] = None
+    return list(parts)
+
+
+def _freeze(captured: Captured, names: Sequence[str]) -> None:
+    module = captured.module
+    present = set(module._c._method_names())
+    for name in names:
+        if name not in present:
+            raise CaptureError(
+                Finding(
+                    "method-lost",
+                    f"preserved method {name}: expected a method that torch.jit can compile, got "
+                    f"none; compiled were {', '.join(sorted(present))}",
+                    "define it as a plain method of the module's class, with annotated "
+                    "arguments and result.",
+                )
+            )
+    if not hasattr(module, "training"):
+        captured.notes.append("the module was frozen before")
+        return
+    try:
+        captured.module = _jit.freeze(module, preserved_attrs=list(names))
+    except Exception as error:
+        raise CaptureError(
+            _failure(
+                "freeze-failed",
+                error,
+                "freezing needs a module that torch.jit can inline; the text above names the "
+                "part that it cannot.",
+            )
+        ) from error
+
+
+def save_failure(error: Exception, method: str) -> Finding:
+    """Describe why `torch.jit.save` refused a module."""
+    code = "script-failed" if method == "script" else "trace-failed"
+    return _failure(code, error, _trace_advice(str(error)))
+
+
+def _trace_advice(text: str) -> str:
+    if "infer type" in text or "Only tensors, lists" in text:
+        return (
+            "return tensors, or tuples of them, or lists and dicts whose values all have one "
+            'type (a named tuple for mixed ones); or use method="script" with annotations.'
+        )
+    if "cannot be traced" in text:
+        return (
+            "give tensors, or lists, tuples and dicts of tensors; other values need "
+            'method="script".'
+        )
+    if "Python function call" in text:
+        return (
+            "replace the autograd.Function or Python callback by torch operators, or script the "
+            "function that does the same."
+        )
+    return 'run the module on example_inputs by hand, or use method="script" or "hybrid".'
+
+
+def _failure(code: str, error: Exception, advice: str) -> Finding:
+    text = str(error)
+    statement = statement_in_text(text) or statement_of_error(error)
+    kept = [
+        line.rstrip()
+        for line in text.splitlines()
+        # The interpreter's stack, which the finding's own file and line replace.
+        if line.strip() and not re.match(r"\S.*\(\d+\): [<\w]", line)
+    ]
+    if len(kept) > _CAUSE_LINES:
+        kept = [*kept[: _CAUSE_LINES - 1], "…"]
+    kind = type(error).__name__
+    message = f"{kind}: " + "\n".join(kept) if kept else kind
+    if statement is None:
+        return Finding(code, message, advice)
+    return Finding(code, message, advice, statement.file, statement.line, statement.text)
+
+
+def eager_failure(error: Exception) -> Finding:
+    """Describe why the module itself fails on the example inputs."""
+    finding = _failure("eager-failed", error, "give example_inputs that the module accepts.")
+    finding.message = f"the module itself fails on example_inputs: {finding.message}"
+    return finding

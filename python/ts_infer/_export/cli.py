@@ -1,0 +1,164 @@
+"""The command `ts_infer export PKG.MODULE:FACTORY -o model.pt`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ts_infer._export.report import ALLOWABLE
+
+if TYPE_CHECKING:
+    from ts_infer._export.report import ExportReport
+
+_KEYS = (
+    "module",
+    "example_inputs",
+    "method",
+    "dynamic_shapes",
+    "name",
+    "output_names",
+    "preserved_methods",
+    "warmup_shapes",
+    "allow",
+)
+_USAGE_ERROR = 2
+_AUDIT_FAILED = 6
+
+_DESCRIPTION = """\
+Export a PyTorch module to one file, checked against the module.
+
+FACTORY is called without arguments and returns (module, example_inputs), or a dict of arguments
+for ts_infer.export: module, example_inputs, and any of method, dynamic_shapes, name,
+output_names, preserved_methods, warmup_shapes, allow. The current directory is searched first.
+
+exit status: 0 exported, 2 bad arguments, 6 the audit failed, 1 anything else
+"""
+
+
+class _UsageError(Exception):
+    """The factory's name is wrong, or it returns something else."""
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Add the `export` verb to a parser's subparsers.
+
+    Args:
+        subparsers: What `argparse.ArgumentParser.add_subparsers` returned.
+
+    Returns:
+        The verb's parser; its `run` default is `run`.
+    """
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "export",
+        help="export a PyTorch module to one file, checked against the module",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("factory", metavar="PKG.MODULE:FACTORY", help="what makes the module")
+    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="where to write")
+    parser.add_argument("--method", choices=("trace", "script", "hybrid"), help="how to export")
+    parser.add_argument(
+        "--allow",
+        metavar="CODE",
+        action="append",
+        default=[],
+        choices=tuple(ALLOWABLE),
+        help=f"accept findings with this code: {', '.join(ALLOWABLE)}",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the report as JSON (- for stdout)")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the verb.
+
+    Args:
+        args: Parsed by the parser of `add_parser`.
+
+    Returns:
+        The exit status.
+    """
+    from ts_infer._errors import ExportError
+
+    try:
+        from ts_infer._export.capture import watch_warnings
+        from ts_infer._export.exporter import export
+
+        with watch_warnings():  # a module under @torch.jit.script warns when it is imported
+            options = _options(args.factory)
+        options["method"] = args.method or options.get("method", "trace")
+        options["allow"] = [*options.get("allow", ()), *args.allow]
+        report = export(**options, path=args.output)
+    except _UsageError as error:
+        return _fail(f"[export] {args.factory}: {error}", _USAGE_ERROR)
+    except ExportError as error:
+        if error.report is not None:
+            _write_json(error.report, args.json)
+        return _fail(str(error), _AUDIT_FAILED)
+    except Exception as error:
+        message = str(error) or type(error).__name__
+        if not message.startswith("[export]"):
+            message = f"[export] {args.factory}: {type(error).__name__}: {message}"
+        return _fail(message, 1)
+    _write_json(report, args.json)
+    if args.json != "-":
+        print(report)
+    return 0
+
+
+def _options(spec: str) -> dict[str, Any]:
+    module_name, colon, factory_name = spec.partition(":")
+    if not (module_name and colon and factory_name):
+        raise _UsageError(
+            "the factory cannot be found: expected PKG.MODULE:FACTORY, got no module or no "
+            "factory; for example my_models.gate:make"
+        )
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise _UsageError(
+            f"the module cannot be imported: expected {module_name} in {folder} or installed, "
+            f"got {type(error).__name__}: {error}; check the name and the current directory"
+        ) from error
+    factory = getattr(module, factory_name, None)
+    if not callable(factory):
+        raise _UsageError(
+            f"the factory cannot be found: expected a function {factory_name} in "
+            f"{module.__file__}, got {'nothing' if factory is None else type(factory).__name__}; "
+            "check its name"
+        )
+    made = factory()
+    if isinstance(made, tuple) and len(made) == 2:
+        made = {"module": made[0], "example_inputs": made[1]}
+    if not isinstance(made, Mapping) or not {"module", "example_inputs"} <= set(made):
+        raise _UsageError(
+            "the factory returned something else: expected (module, example_inputs) or a dict "
+            f"with these keys, got {type(made).__name__}; return what ts_infer.export takes"
+        )
+    unknown = [str(key) for key in made if key not in _KEYS]
+    if unknown:
+        raise _UsageError(
+            f"the factory returned unknown keys: expected {', '.join(_KEYS)}, got "
+            f"{', '.join(unknown)}; remove them"
+        )
+    return dict(made)
+
+
+def _write_json(report: ExportReport, path: str | None) -> None:
+    if path == "-":
+        print(report.to_json())
+    elif path is not None:
+        Path(path).write_text(report.to_json() + "\n", encoding="utf-8")
+
+
+def _fail(message: str, status: int) -> int:
+    print(message, file=sys.stderr)
+    return status

@@ -1,0 +1,321 @@
+"""The manifest inside an archive: what the runtime knows without running the model.
+
+Schema 1, additive: readers ignore what they do not know, and a missing key means unknown.
+
+    schema         1
+    name           the model's name
+    versions       of ts_infer, torch and python at the export
+    method         how it was exported
+    inputs         one entry per argument of forward: name and TorchScript type; for a Tensor
+                   also dtype and shape, where a dim is an integer or {"name", "min", "max"},
+                   and max null means no limit
+    outputs        one entry per leaf, depth-first, dict entries in insertion order: name, and
+                   dtype and shape, or type for a leaf that is no tensor; a dim is null where it
+                   is not known. Missing where the number of leaves depends on the input's size
+    methods        every callable method, forward first
+    warmup_shapes  sizes worth warming up: for each, the shape of every tensor input by name
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ts_infer._export.compare import leaves
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ts_infer._export.arguments import Example
+    from ts_infer._export.shapes import DynamicShapes
+
+MANIFEST_PATH = "ts_infer/manifest.json"
+SCHEMA = 1
+DISTRIBUTION = "ts-infer-runtime"
+
+
+def build(
+    *,
+    name: str,
+    method: str,
+    exported: Any,
+    example: Example,
+    shapes: DynamicShapes,
+    outputs: Sequence[tuple[Mapping[str, int], Any]],
+    expected: Any,
+    output_names: Sequence[str] | None,
+    warmup_shapes: Sequence[Mapping[str, Sequence[int]]],
+) -> dict[str, Any]:
+    """Describe an exported model.
+
+    Args:
+        name: The model's name.
+        method: How it was exported.
+        exported: The loaded archive.
+        example: The example inputs.
+        shapes: The dynamic dims.
+        outputs: For each checked size, the sizes and what the exported model returned; the
+            example first.
+        expected: What the module returned for the example; its field names and keys give the
+            outputs' names.
+        output_names: Names of the output leaves instead.
+        warmup_shapes: Sizes to warm up.
+
+    Returns:
+        The manifest, ready for `json.dumps`.
+    """
+    manifest: dict[str, Any] = {
+        "schema": SCHEMA,
+        "name": name,
+        "versions": {
+            "ts_infer": package_version(),
+            "torch": torch.__version__.split("+")[0],
+            "python": platform.python_version(),
+        },
+        "method": method,
+        "inputs": _inputs(exported, example, shapes),
+    }
+    described = _outputs(shapes, outputs, expected, output_names)
+    if described is not None:
+        manifest["outputs"] = described
+    given = {
+        example.names[index]: argument.name
+        for position, argument in enumerate(exported.forward.schema.arguments[1:])
+        if (index := _index_of(example, argument.name, position)) is not None
+    }
+    names = list(exported._c._method_names())
+    manifest["methods"] = ["forward", *sorted(set(names) - {"forward"}, key=names.index)]
+    manifest["warmup_shapes"] = [
+        {given.get(key, key): list(shape) for key, shape in entry.items()}
+        for entry in warmup_shapes
+    ]
+    return manifest
+
+
+def to_json(manifest: Mapping[str, Any]) -> str:
+    """Return the manifest as it is stored."""
+    return json.dumps(manifest, indent=1, ensure_ascii=False)
+
+
+def package_version() -> str:
+    """Return the version of the installed distribution, "unknown" in a bare source tree."""
+    try:
+        return importlib.metadata.version(DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def check_output_names(names: Sequence[str], expected: Any) -> None:
+    """Raise ValueError unless there is one name for each leaf of the module's result."""
+    count = sum(1 for _ in leaves(expected))
+    if len(names) != count or len(set(names)) != len(names):
+        raise ValueError(
+            f"output_names: expected {count} different names, one for each output leaf "
+            f"depth-first, got {list(names)}; the defaults are {default_output_names(expected)}"
+        )
+
+
+def default_output_names(expected: Any) -> list[str]:
+    """Name the leaves of a result after its fields and keys.
+
+    Args:
+        expected: A result of the module.
+
+    Returns:
+        One name per leaf: the path from the first field name or key on, else `output_N`.
+
+    Example:
+        >>> default_output_names({"boxes": 1, "masks": [2, 3]})
+        ['boxes', 'masks.0', 'masks.1']
+    """
+    paths = [path for path, _ in leaves(expected, named=True)]
+    names = []
+    for i, path in enumerate(paths):
+        first = next((j for j, key in enumerate(path) if isinstance(key, str)), None)
+        names.append(f"output_{i}" if first is None else ".".join(map(str, path[first:])))
+    if len(set(names)) < len(names):
+        names = [f"output_{i}" if names.count(name) > 1 else name for i, name in enumerate(names)]
+    return names
+
+
+def _inputs(exported: Any, example: Example, shapes: DynamicShapes) -> list[dict[str, Any]]:
+    entries = []
+    for position, argument in enumerate(exported.forward.schema.arguments[1:]):
+        kind = argument.type.annotation_str
+        entry: dict[str, Any] = {"name": argument.name, "type": kind}
+        index = _index_of(example, argument.name, position)
+        value = None if index is None else example.values[index]
+        if kind == "Tensor" and isinstance(value, torch.Tensor):
+            names = shapes.places.get((index,), {})
+            entry["dtype"] = dtype_name(value.dtype)
+            entry["shape"] = [
+                _dim(shapes, names[axis]) if axis in names else size
+                for axis, size in enumerate(value.shape)
+            ]
+        entries.append(entry)
+    return entries
+
+
+def _index_of(example: Example, name: str, position: int) -> int | None:
+    if name in example.names:
+        return example.names.index(name)
+    # Arguments behind *args have names of the tracer's own.
+    return position if example.variadic and position < len(example.values) else None
+
+
+def _outputs(
+    shapes: DynamicShapes,
+    outputs: Sequence[tuple[Mapping[str, int], Any]],
+    expected: Any,
+    output_names: Sequence[str] | None,
+) -> list[dict[str, Any]] | None:
+    runs = [(sizes, [leaf for _, leaf in leaves(result)]) for sizes, result in outputs]
+    if not runs or any(len(found) != len(runs[0][1]) for _, found in runs):
+        return None
+    names = output_names or default_output_names(expected)
+    if len(names) != len(runs[0][1]):
+        return None
+    return [
+        _output(shapes, name, [(sizes, found[i]) for sizes, found in runs])
+        for i, name in enumerate(names)
+    ]
+
+
+def _output(
+    shapes: DynamicShapes, name: str, runs: Sequence[tuple[Mapping[str, int], Any]]
+) -> dict[str, Any]:
+    first = runs[0][1]
+    if not all(isinstance(leaf, torch.Tensor) for _, leaf in runs):
+        return {"name": name, "type": _type_name(first)}
+    entry: dict[str, Any] = {"name": name, "dtype": dtype_name(first.dtype)}
+    if any(leaf.dim() != first.dim() for _, leaf in runs):
+        return entry
+    shape: list[Any] = []
+    for axis, size in enumerate(first.shape):
+        found = [(sizes, leaf.shape[axis]) for sizes, leaf in runs]
+        if all(other == size for _, other in found):
+            shape.append(size)
+            continue
+        same = (dim for dim in shapes.dims if all(sizes[dim] == other for sizes, other in found))
+        dim = next(same, None)
+        shape.append(None if dim is None else _dim(shapes, dim))
+    entry["shape"] = shape
+    return entry
+
+
+def _dim(shapes: DynamicShapes, name: str) -> dict[str, Any]:
+    dim = shapes.dims[name]
+    return {"name": name, "min": dim.min, "max": dim.max}
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return a dtype's name as the manifest has it, such as "float32"."""
+    return str(dtype).removeprefix("torch.")
+
+
+def _type_name(value: Any) -> str:
+    return "NoneType" if value is None else type(value).__name__
+
+
+def default_warmup_shapes(
+    example: Example, dropped: Sequence[str], shapes: DynamicShapes, refused: Sequence[Any]
+) -> list[dict[str, list[int]]]:
+    """Return the corners of the dynamic range: every dim at its largest, then smallest.
+
+    Args:
+        example: The example inputs.
+        dropped: Arguments that the exported forward does not take.
+        shapes: The dynamic dims.
+        refused: Sizes at which the module raises; these are left out.
+
+    Returns:
+        Shapes by input name. A dim without limit keeps the example's size, and a smallest size
+        of 0 becomes 1. Empty where an argument is a container of tensors.
+    """
+    given = [
+        (i, name, value)
+        for i, (name, value) in enumerate(zip(example.names, example.values, strict=True))
+        if name not in dropped
+    ]
+    if any(isinstance(value, (tuple, list, dict)) for _, _, value in given):
+        return []
+    largest = {d.name: d.example if d.max is None else d.max for d in shapes.dims.values()}
+    smallest = {d.name: min(max(d.min, 1), d.example) for d in shapes.dims.values()}
+    corners = [sizes for sizes in (largest, smallest) if sizes not in refused]
+    if not corners:
+        corners = [{d.name: d.example for d in shapes.dims.values()}]
+    found: list[dict[str, list[int]]] = []
+    for sizes in corners:
+        entry = {
+            name: shapes.shape_at((i,), value, sizes)
+            for i, name, value in given
+            if isinstance(value, torch.Tensor)
+        }
+        if entry and entry not in found:
+            found.append(entry)
+    return found
+
+
+def check_warmup_shapes(
+    warmup_shapes: Sequence[Mapping[str, Sequence[int]]],
+    example: Example,
+    dropped: Sequence[str],
+    shapes: DynamicShapes,
+) -> list[dict[str, list[int]]]:
+    """Check that warm-up shapes are within the declared shapes.
+
+    Args:
+        warmup_shapes: One dict per size: the shape of each tensor input by name.
+        example: The example inputs.
+        dropped: Arguments that the exported forward does not take.
+        shapes: The dynamic dims.
+
+    Returns:
+        The same, as plain lists.
+
+    Raises:
+        ValueError: A name, rank or size does not fit; the text starts with what failed.
+    """
+    tensors = {
+        name: (i, value)
+        for i, (name, value) in enumerate(zip(example.names, example.values, strict=True))
+        if isinstance(value, torch.Tensor) and name not in dropped
+    }
+    checked = []
+    for position, entry in enumerate(warmup_shapes):
+        label = f"warmup_shapes[{position}]"
+        if set(entry) != set(tensors):
+            raise ValueError(
+                f"{label}: expected the shapes of {', '.join(tensors)}, got "
+                f"{', '.join(map(str, entry)) or 'none'}; name every tensor input"
+            )
+        sizes: dict[str, int] = {}
+        for name, (i, tensor) in tensors.items():
+            shape = list(entry[name])
+            names = shapes.places.get((i,), {})
+            for axis, size in enumerate(tensor.shape):
+                if len(shape) != tensor.dim() or (axis not in names and shape[axis] != size):
+                    raise ValueError(
+                        f"{label}: {name}: expected the example's shape {list(tensor.shape)} but "
+                        f"for dynamic dims, got {shape}; declare the dim in dynamic_shapes"
+                    )
+                if axis not in names:
+                    continue
+                dim = shapes.dims[names[axis]]
+                if not dim.holds(shape[axis]):
+                    raise ValueError(
+                        f"{label}: {name}, dim {axis}: expected a size within {dim.range_text} "
+                        f"of Dim {dim.name!r}, got {shape[axis]}; widen the range"
+                    )
+                if sizes.setdefault(dim.name, shape[axis]) != shape[axis]:
+                    raise ValueError(
+                        f"{label}: {name}, dim {axis}: expected the one size of Dim "
+                        f"{dim.name!r}, {sizes[dim.name]} as before, got {shape[axis]}; use "
+                        "one size for one Dim"
+                    )
+        checked.append({name: list(entry[name]) for name in tensors})
+    return checked

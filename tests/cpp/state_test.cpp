@@ -1,0 +1,188 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <ATen/ops/ones.h>
+#include <ATen/ops/zeros.h>
+#include <torch/csrc/jit/ir/irparser.h>
+
+#include <fstream>
+#include <thread>
+
+#include "archives.h"
+#include "engine/state_analysis.h"
+#include "ts_infer/model.h"
+#include "ts_infer/torch.h"
+
+namespace ts_infer {
+namespace {
+
+using ::testing::HasSubstr;
+using testing::archive;
+
+constexpr const char* kCounter = R"(
+def forward(self, x):
+    self.state.add_(1)
+    return x + self.state
+def reset(self):
+    self.state.zero_()
+    return 0
+)";
+
+constexpr const char* kAssigner = R"(
+def forward(self, x):
+    self.state = self.state + 1
+    return x + self.state
+)";
+
+float run(Model& model) {
+  const auto outputs = model.forward({from_torch(at::zeros({4}))});
+  return outputs[0].data<float>()[0];
+}
+
+Model load(const std::string& bytes, bool optimize = true) {
+  LoadOptions options;
+  options.optimize = optimize;
+  return Model::load(bytes.data(), bytes.size(), options);
+}
+
+TEST(StateTest, StatelessModuleHasNoState) {
+  const auto state = analyse_state(testing::make_module("def forward(self, x):\n    y = x + 1\n    y += self.weight\n    return y\n"));
+  EXPECT_EQ(state.reason, "");
+}
+
+TEST(StateTest, InPlaceWriteToABufferIsFound) {
+  const auto state = analyse_state(testing::make_module(kCounter));
+  EXPECT_THAT(state.reason, HasSubstr("writes to state"));
+  EXPECT_THAT(state.attributes, ::testing::ElementsAre("state"));
+}
+
+TEST(StateTest, WriteThroughAViewIsFound) {
+  const auto state = analyse_state(testing::make_module(
+      "def forward(self, x):\n    row = self.weight[0]\n    row.add_(1)\n    return x\n"));
+  EXPECT_THAT(state.attributes, ::testing::ElementsAre("weight"));
+}
+
+TEST(StateTest, AssignmentIsFound) {
+  EXPECT_THAT(analyse_state(testing::make_module(kAssigner)).reason, HasSubstr("assigns state"));
+}
+
+TEST(StateTest, StateIsKeptAcrossCallsWithAndWithoutOptimising) {
+  for (const char* source : {kCounter, kAssigner}) {
+    for (const bool optimize : {true, false}) {
+      Model model = load(archive(source), optimize);
+      EXPECT_TRUE(model.info().stateful);
+      EXPECT_EQ(run(model), 1);
+      EXPECT_EQ(run(model), 2);
+    }
+  }
+}
+
+TEST(StateTest, MethodsSeeTheSameState) {
+  Model model = load(archive(kCounter));
+  run(model);
+  run(model);
+  model.run_method("reset");
+  EXPECT_EQ(run(model), 1);
+}
+
+TEST(StateTest, CloneStartsFromTheStateOfNowAndGoesItsOwnWay) {
+  for (const char* source : {kCounter, kAssigner}) {
+    for (const bool optimize : {true, false}) {
+      Model model = load(archive(source), optimize);
+      run(model);
+      Model copy = model.clone();
+      EXPECT_EQ(run(copy), 2);
+      EXPECT_EQ(run(copy), 3);
+      EXPECT_EQ(run(model), 2);
+      EXPECT_EQ(copy.stats().count, 2u);
+    }
+  }
+}
+
+std::size_t resident_bytes() {
+  std::ifstream statm("/proc/self/statm");
+  std::size_t total = 0;
+  std::size_t resident = 0;
+  statm >> total >> resident;
+  return resident * 4096;
+}
+
+TEST(StateTest, CloneSharesTheWeights) {
+  constexpr std::size_t kWeightBytes = 16 << 20;
+  torch::jit::Module module("Large");
+  module.register_parameter("weight", at::ones({kWeightBytes / 4}), false);
+  module.register_buffer("state", at::zeros({4}));
+  module.define(R"(
+def forward(self, x):
+    self.state.add_(1)
+    return x + self.state + self.weight[0] - 1
+)");
+  module.eval();
+  Model model = load(testing::save(module), false);
+  std::vector<Model> clones;
+  clones.push_back(model.clone());
+  const std::size_t before = resident_bytes();
+  for (int i = 0; i < 20; ++i) clones.push_back(model.clone());
+  EXPECT_LT(resident_bytes() - before, 2 * kWeightBytes);
+  EXPECT_EQ(run(clones.back()), 1);
+}
+
+TEST(StateTest, WriteIntoAListOfTensorsIsState) {
+  torch::jit::Module module("Lists");
+  module.register_attribute("history", c10::ListType::ofTensors(),
+                            c10::List<at::Tensor>({at::zeros({4})}));
+  module.define("def forward(self, x):\n    self.history[0].add_(1)\n    return x + self.history[0]\n");
+  module.eval();
+  EXPECT_THAT(analyse_state(module).reason, HasSubstr("list"));
+  Model model = load(testing::save(module));
+  EXPECT_EQ(run(model), 1);
+  Model copy = model.clone();
+  EXPECT_EQ(run(copy), 2);
+  EXPECT_EQ(run(model), 2);
+}
+
+TEST(StateTest, ConstantThatIsWrittenInPlaceIsState) {
+  // What torch.jit.trace leaves of a plain tensor that forward mutates.
+  torch::jit::Module module("Traced");
+  module.define("def forward(self, x):\n    return x + 1\n");
+  auto& function = torch::jit::toGraphFunction(module.get_method("forward").function());
+  const auto graph = function.graph();
+  torch::jit::Node* add = nullptr;
+  for (torch::jit::Node* node : graph->nodes()) {
+    if (node->kind() == c10::Symbol::fromQualString("aten::add")) add = node;
+  }
+  const torch::jit::WithInsertPoint before(add);
+  torch::jit::Value* held = graph->insertConstant(at::zeros({4}));
+  torch::jit::Value* one = graph->insertConstant(1);
+  torch::jit::Value* written =
+      graph->insert(c10::Symbol::fromQualString("aten::add_"), {held, one});
+  add->replaceInput(1, graph->insert(c10::Symbol::fromQualString("aten::clone"), {written}));
+  module.eval();
+
+  const auto state = analyse_state(module);
+  EXPECT_THAT(state.reason, HasSubstr("constant"));
+  for (const bool optimize : {true, false}) {
+    Model model = load(testing::save(module), optimize);
+    EXPECT_TRUE(model.info().stateful);
+    EXPECT_EQ(run(model), 1);
+    Model copy = model.clone();
+    EXPECT_EQ(run(copy), 2);
+    EXPECT_EQ(run(copy), 3);
+    EXPECT_EQ(run(model), 2);
+  }
+}
+
+TEST(StateTest, CallsOfAStatefulModelTakeTurns) {
+  Model model = load(archive(kCounter));
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&] {
+      for (int i = 0; i < 50; ++i) run(model);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(run(model), 201);
+}
+
+}  // namespace
+}  // namespace ts_infer

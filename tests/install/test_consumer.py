@@ -1,0 +1,195 @@
+"""A C++ program that embeds ts_infer, built the two ways that its users have."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from installation import SOURCE, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Neither may be found: a consumer needs no Torch package and no CUDA.
+PACKAGES = ("Torch", "Caffe2", "CUDA", "CUDAToolkit")
+DISABLED = [f"-DCMAKE_DISABLE_FIND_PACKAGE_{name}=TRUE" for name in PACKAGES]
+
+
+class _Gate(torch.nn.Module):
+    """Small, and with a branch that depends on the data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(3, 4)
+
+    def forward(self, x: torch.Tensor, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        h = torch.tanh(self.linear(x)) + h if bool(x.sum() > 0) else -h
+        return h, h.sum(1)
+
+
+@pytest.fixture(scope="module")
+def module() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return _Gate().eval()
+
+
+@pytest.fixture(scope="module")
+def archive(module: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "gate.pt"
+    torch.jit.script(module).save(str(path))  # type: ignore[no-untyped-call]
+    return path
+
+
+@pytest.fixture(scope="module")
+def found(
+    cmake: str, generator: list[str], cmake_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The consumer built against the installed package."""
+    build = tmp_path_factory.mktemp("find_package")
+    _build(cmake, build, [*generator, f"-Dts_infer_DIR={cmake_dir}"])
+    return build
+
+
+@pytest.fixture(scope="module")
+def added(
+    cmake: str, generator: list[str], torch_root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The consumer built together with the source tree."""
+    build = tmp_path_factory.mktemp("add_subdirectory")
+    arguments = [
+        *generator,
+        f"-DTS_INFER_SOURCE_DIR={SOURCE}",
+        f"-DTS_INFER_TORCH_DIR={torch_root}",
+        f"-DPython_EXECUTABLE={sys.executable}",
+        "-DTS_INFER_BUILD_CLI=ON",
+        "-DTS_INFER_INSTALL=ON",
+        "-DTS_INFER_BUNDLE_TORCH=ON",
+    ]
+    if ccache := shutil.which("ccache"):
+        arguments.append(f"-DCMAKE_CXX_COMPILER_LAUNCHER={ccache}")
+    _build(cmake, build, arguments)
+    return build
+
+
+def _build(cmake: str, build: Path, arguments: list[str]) -> None:
+    source = SOURCE / "tests/install/consumer"
+    embed = SOURCE / "cpp/examples/embed/main.cpp"
+    run(cmake, "-S", source, "-B", build, f"-DEMBED_SOURCE={embed}", *DISABLED, *arguments)
+    run(cmake, "--build", build, "--parallel")
+
+
+def _check(program: Path, archive: Path, module: torch.nn.Module, folder: Path) -> None:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(5, 3, generator=generator)
+    h = torch.randn(5, 4, generator=generator)
+    for sign in (1, -1):
+        inputs = (sign * x.abs(), h)
+        for name, value in zip("xh", inputs, strict=True):
+            np.save(folder / f"{name}.npy", value.numpy())
+        with torch.no_grad():
+            expected = module(*inputs)
+        lines = run(program, archive, folder / "x.npy", folder / "h.npy").splitlines()
+        assert len(lines) == len(expected)
+        for line, tensor in zip(lines, expected, strict=True):
+            actual = torch.tensor([float(word) for word in line.split()])
+            torch.testing.assert_close(actual, tensor.flatten(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("standard", [17, 20])
+def test_found_package_computes_what_eager_does(
+    found: Path, archive: Path, module: torch.nn.Module, tmp_path: Path, standard: int
+) -> None:
+    _check(found / f"embed_cxx{standard}", archive, module, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("standard", [17, 20])
+def test_added_subdirectory_computes_what_eager_does(
+    added: Path, archive: Path, module: torch.nn.Module, tmp_path: Path, standard: int
+) -> None:
+    _check(added / f"embed_cxx{standard}", archive, module, tmp_path)
+
+
+@pytest.mark.slow
+def test_bundled_folder_runs_after_it_was_moved(
+    added: Path, archive: Path, cmake: str, tmp_path: Path
+) -> None:
+    first, moved = tmp_path / "first", tmp_path / "moved"
+    run(cmake, "--install", added, "--prefix", first)
+    first.rename(moved)
+    listing = run("ldd", moved / "lib/libts_infer.so")
+    torch_lines = [line for line in listing.splitlines() if "torch" in line or "c10" in line]
+    assert torch_lines
+    assert all(str(moved) in line for line in torch_lines), listing
+    run(moved / "bin/ts_infer", "inspect", archive)
+
+
+def test_example_is_under_forty_lines() -> None:
+    lines = (SOURCE / "cpp/examples/embed/main.cpp").read_text(encoding="utf-8").splitlines()
+    assert len(lines) < 40
+
+
+def test_found_package_refuses_another_torch_beside_it(
+    cmake: str, generator: list[str], cmake_dir: Path, tmp_path: Path
+) -> None:
+    site = tmp_path / "site-packages"
+    shutil.copytree(cmake_dir, site / "ts_infer/share/cmake/ts_infer")
+    (site / "ts_infer/_build.py").touch()
+    (site / "torch").mkdir()
+    (site / "torch/version.py").write_text("__version__ = '2.99.1+cpu'\n", encoding="utf-8")
+    done = subprocess.run(
+        [
+            cmake,
+            *generator,
+            "-S",
+            SOURCE / "cpp/examples/embed",
+            "-B",
+            tmp_path / "build",
+            f"-Dts_infer_DIR={site / 'ts_infer/share/cmake/ts_infer'}",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    message = " ".join(done.stderr.split())
+    assert f"built with torch {torch.__version__.split('+')[0]}" in message
+    assert "but torch 2.99.1+cpu is installed" in message
+    assert "pip install 'torch==" in message
+
+
+def _headers(cmake_dir: Path) -> list[Path]:
+    folder = cmake_dir.parents[2] / "include/ts_infer"
+    return sorted(path for path in folder.glob("*.h") if path.name != "torch.h")
+
+
+def test_headers_need_no_header_of_torch(cmake: str, cmake_dir: Path, tmp_path: Path) -> None:
+    headers = _headers(cmake_dir)
+    assert len(headers) > 8
+    unit = tmp_path / "unit.cpp"
+    for header in headers:  # each alone: none leans on what another includes
+        unit.write_text(f"#include <ts_infer/{header.name}>\n", encoding="utf-8")
+        include = cmake_dir.parents[2] / "include"
+        needed = run("c++", "-std=c++17", "-Wall", "-Werror", f"-I{include}", "-M", unit)
+        assert not [path for path in needed.split() if "/torch/" in path or "/c10/" in path]
+        run("c++", "-std=c++17", "-Wall", "-Werror", f"-I{include}", "-fsyntax-only", unit)
+
+
+def test_including_everything_compiles_in_under_a_second(
+    cmake: str, cmake_dir: Path, tmp_path: Path
+) -> None:
+    unit = tmp_path / "unit.cpp"
+    unit.write_text("#include <ts_infer/ts_infer.h>\n", encoding="utf-8")
+    include = cmake_dir.parents[2] / "include"
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+        run("c++", "-std=c++17", f"-I{include}", "-c", unit, "-o", tmp_path / "unit.o")
+        seconds.append(resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before)
+    assert min(seconds) < 1.0, seconds
