@@ -54,26 +54,26 @@ void InputCheck::check_tensor(std::size_t index, const at::Tensor& tensor,
   if (!tensor.defined()) fail(names_[index], "expected a tensor with data, got an undefined one");
   if (check.dtype && tensor.scalar_type() != *check.dtype) {
     fail(names_[index], c10::str("dtype: expected ", dtype_string(*check.dtype), ", got ",
-                         dtype_string(tensor.scalar_type()), "; convert it first"));
+                                 dtype_string(tensor.scalar_type()), "; convert it first"));
   }
   if (!check.shape) return;
   const std::vector<Dim>& dims = *check.shape;
   const auto sizes = tensor.sizes();
   if (sizes.size() != dims.size()) {
-    fail(names_[index], c10::str("rank: expected ", dims.size(), ", got ", sizes.size(), " in shape ",
-                         shape_string(sizes)));
+    fail(names_[index], c10::str("rank: expected ", dims.size(), ", got ", sizes.size(),
+                                 " in shape ", shape_string(sizes)));
   }
   for (std::size_t i = 0; i < dims.size(); ++i) {
     const Dim& dim = dims[i];
     if ((dim.min && sizes[i] < *dim.min) || (dim.max && sizes[i] > *dim.max)) {
       fail(names_[index], c10::str("dimension ", i, ": expected ", range(dim), ", got ", sizes[i],
-                           " in shape ", shape_string(sizes)));
+                                   " in shape ", shape_string(sizes)));
     }
     if (check.dim_ids[i] < 0) continue;
     std::int64_t& known = named_sizes[static_cast<std::size_t>(check.dim_ids[i])];
     if (known != kUnset && known != sizes[i]) {
       fail(names_[index], c10::str("dimension ", i, ": expected ", known, ", as \"", dim.name,
-                           "\" is elsewhere in this call, got ", sizes[i]));
+                                   "\" is elsewhere in this call, got ", sizes[i]));
     }
     known = sizes[i];
   }

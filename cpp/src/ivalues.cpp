@@ -26,8 +26,7 @@ c10::IValue to_list(const Value& value, const c10::ListType& type, const std::st
   const std::vector<Value>& elements = value.as_list();
   list.reserve(elements.size());
   for (std::size_t i = 0; i < elements.size(); ++i) {
-    list.push_back(
-        to_ivalue(elements[i], type.getElementType(), c10::str(where, '[', i, ']')));
+    list.push_back(to_ivalue(elements[i], type.getElementType(), c10::str(where, '[', i, ']')));
   }
   return list;
 }
@@ -41,8 +40,7 @@ c10::IValue to_tuple(const Value& value, const c10::TupleTypePtr& type, const st
   }
   std::vector<c10::IValue> converted;
   for (std::size_t i = 0; i < elements.size(); ++i) {
-    converted.push_back(
-        to_ivalue(elements[i], type->elements()[i], c10::str(where, '[', i, ']')));
+    converted.push_back(to_ivalue(elements[i], type->elements()[i], c10::str(where, '[', i, ']')));
   }
   return type->schema() ? c10::ivalue::Tuple::createNamed(std::move(converted), type)
                         : c10::ivalue::Tuple::create(std::move(converted));
@@ -51,11 +49,10 @@ c10::IValue to_tuple(const Value& value, const c10::TupleTypePtr& type, const st
 c10::IValue to_dict(const Value& value, const c10::DictType& type, const std::string& where) {
   c10::impl::GenericDict dict(type.getKeyType(), type.getValueType());
   for (const auto& [key, element] : value.as_dict()) {
-    dict.insert_or_assign(
-        to_ivalue(key, type.getKeyType(), where + " key"),
-        to_ivalue(element, type.getValueType(),
-                  key.is_string() ? c10::str(where, "[\"", key.as_string(), "\"]")
-                                  : where + "[…]"));
+    dict.insert_or_assign(to_ivalue(key, type.getKeyType(), where + " key"),
+                          to_ivalue(element, type.getValueType(),
+                                    key.is_string() ? c10::str(where, "[\"", key.as_string(), "\"]")
+                                                    : where + "[…]"));
   }
   return dict;
 }
@@ -244,8 +241,7 @@ c10::IValue map_tensors(const c10::IValue& value,
   return value;
 }
 
-void for_each_leaf(const c10::IValue& value,
-                   const std::function<void(const c10::IValue&)>& visit) {
+void for_each_leaf(const c10::IValue& value, const std::function<void(const c10::IValue&)>& visit) {
   if (value.isTuple()) {
     for (const c10::IValue& element : value.toTupleRef().elements()) for_each_leaf(element, visit);
   } else if (value.isList()) {

@@ -22,7 +22,6 @@ c10::IValue map_tensors(const c10::IValue& value,
                         const std::function<at::Tensor(const at::Tensor&)>& transform);
 
 /// Every leaf, depth-first, dict entries in insertion order.
-void for_each_leaf(const c10::IValue& value,
-                   const std::function<void(const c10::IValue&)>& visit);
+void for_each_leaf(const c10::IValue& value, const std::function<void(const c10::IValue&)>& visit);
 
 }  // namespace ts_infer

@@ -72,8 +72,8 @@ class IntraOpThreads {
 at::Tensor as_ordinary(const at::Tensor& tensor) {
   if (!tensor.is_inference()) return tensor;
   if (tensor.layout() != c10::kStrided || !tensor.has_storage()) return tensor.clone();
-  at::Tensor ordinary = at::detail::make_tensor<c10::TensorImpl>(
-      c10::Storage(tensor.storage()), tensor.key_set(), tensor.dtype());
+  at::Tensor ordinary = at::detail::make_tensor<c10::TensorImpl>(c10::Storage(tensor.storage()),
+                                                                 tensor.key_set(), tensor.dtype());
   ordinary.unsafeGetTensorImpl()->set_sizes_and_strides(tensor.sizes(), tensor.strides(),
                                                         tensor.storage_offset());
   return ordinary;
@@ -179,8 +179,8 @@ Stack bind_arguments(const c10::FunctionSchema& schema, const std::vector<V>& ar
 
 c10::IValue check_type(const c10::IValue& value, const c10::TypePtr& type) {
   if (!value.type()->isSubtypeOf(*type)) {
-    throw InputError(c10::str(": expected ", type->annotation_str(), ", got ",
-                              value.type()->annotation_str()));
+    throw InputError(
+        c10::str(": expected ", type->annotation_str(), ", got ", value.type()->annotation_str()));
   }
   return value;
 }
@@ -213,8 +213,9 @@ std::string explain_load_failure(const std::string& message) {
     return message + "; it uses a custom operator: load the library that registers it first";
   }
   if (message.find("keyword attribute 'value' is undefined") != std::string::npos) {
-    return message + "; it was saved after optimize_for_inference, which torch cannot load again: "
-                     "save the frozen module instead, it is optimised at load";
+    return message +
+           "; it was saved after optimize_for_inference, which torch cannot load again: "
+           "save the frozen module instead, it is optimised at load";
   }
   return message;
 }
@@ -284,9 +285,10 @@ std::unique_ptr<Model::Impl> Model::Impl::load(const std::shared_ptr<const Archi
     const IntraOpThreads threads(options.intra_op_threads);
     const ExecutorChoice choice = choose_executor(options.executor, impl->device);
     impl->info.executor = choice.executor;
-    impl->info.decisions.push_back(
-        "executor " + choice.executor +
-        (choice.reason.empty() ? ": asked for" : ", not " + options.executor + ": " + choice.reason));
+    impl->info.decisions.push_back("executor " + choice.executor +
+                                   (choice.reason.empty()
+                                        ? ": asked for"
+                                        : ", not " + options.executor + ": " + choice.reason));
     impl->adopt(load_torchscript(*archive, impl->device, choice.executor, options.optimize,
                                  impl->info.decisions));
     if (impl->info.stateful) {
@@ -390,8 +392,8 @@ bool Model::Impl::inputs_are_on_host(std::size_t method, const Stack& stack) con
       methods[method].check.fail(
           methods[method].schema->arguments()[i + 1].name(),
           c10::str("device: expected ",
-                   device.is_cpu() ? "cpu" : "all inputs on cpu or all on " + device.str(), ", got ",
-                   where_it_is.str(), on_host ? " beside inputs on the device" : "",
+                   device.is_cpu() ? "cpu" : "all inputs on cpu or all on " + device.str(),
+                   ", got ", where_it_is.str(), on_host ? " beside inputs on the device" : "",
                    "; move it, or load the model on that device"));
     };
     if (stack[i].isTensor()) {
@@ -425,8 +427,7 @@ c10::IValue Model::Impl::compute(std::size_t method, Stack& stack, DeviceCall* c
   return result;
 }
 
-c10::IValue Model::Impl::release(const c10::IValue& result, DeviceCall* call,
-                                 bool to_host) const {
+c10::IValue Model::Impl::release(const c10::IValue& result, DeviceCall* call, bool to_host) const {
   const c10::InferenceMode ordinary(false);
   const at::NoGradGuard no_grad;
   const OutputOwnership ownership(result);
@@ -437,6 +438,8 @@ c10::IValue Model::Impl::release(const c10::IValue& result, DeviceCall* call,
     if (call && !released.is_cpu()) call->keep_on_device(released);
     return released;
   };
+  // The common case, without the walk's indirection.
+  if (result.isTensor() && result.toTensor().defined()) return release_tensor(result.toTensor());
   return map_tensors(result, release_tensor);
 }
 
@@ -457,10 +460,11 @@ void Model::Impl::copy_outputs(const c10::IValue& result, const std::vector<Tens
     if (!buffer.defined() || buffer.scalar_type() != outputs[i].scalar_type() ||
         buffer.sizes() != outputs[i].sizes()) {
       throw InputError(c10::str(
-          where(), " outputs[", i, "]: expected a buffer of ", dtype_string(outputs[i].scalar_type()),
-          shape_string(outputs[i].sizes()), ", got ",
-          buffer.defined() ? c10::str(dtype_string(buffer.scalar_type()), shape_string(buffer.sizes()))
-                           : "an undefined tensor"));
+          where(), " outputs[", i, "]: expected a buffer of ",
+          dtype_string(outputs[i].scalar_type()), shape_string(outputs[i].sizes()), ", got ",
+          buffer.defined()
+              ? c10::str(dtype_string(buffer.scalar_type()), shape_string(buffer.sizes()))
+              : "an undefined tensor"));
     }
     if (call) {
       call->copy_into(outputs[i], buffer);
@@ -507,8 +511,8 @@ c10::IValue Model::Impl::run(std::size_t method, Stack stack, const RunOptions& 
   if (!run_options.output_device.empty()) {
     const c10::Device wanted = resolve_device<InputError>(where(), run_options.output_device);
     if (!wanted.is_cpu() && wanted != device) {
-      throw InputError(c10::str(where(), " output_device: expected cpu or ", device.str(),
-                                ", got ", wanted.str()));
+      throw InputError(c10::str(where(), " output_device: expected cpu or ", device.str(), ", got ",
+                                wanted.str()));
     }
     to_host = wanted.is_cpu();
   }
@@ -614,8 +618,7 @@ const c10::FunctionSchema& ModelAccess::schema(const Model& model, const std::st
 
 const ArchiveInfo& ModelAccess::archive(const Model& model) { return model.impl_->archive; }
 
-c10::IValue ModelAccess::call(Model& model, const std::string& name,
-                              std::vector<c10::IValue> args,
+c10::IValue ModelAccess::call(Model& model, const std::string& name, std::vector<c10::IValue> args,
                               const std::unordered_map<std::string, c10::IValue>& kwargs) {
   Model::Impl& impl = *model.impl_;
   const std::size_t method = name == "forward" && impl.forward != std::string::npos

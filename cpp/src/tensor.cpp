@@ -110,8 +110,8 @@ Tensor Tensor::from_blob(void* data, DType dtype, const std::vector<std::int64_t
                          std::function<void()> deleter) {
   const std::int64_t numel = checked_numel(shape, size_of(dtype));
   if (!data && numel > 0) {
-    throw InputError(c10::str("[tensor] shape ", shape_string(shape),
-                              ": expected a pointer to data, got null"));
+    throw InputError(
+        c10::str("[tensor] shape ", shape_string(shape), ": expected a pointer to data, got null"));
   }
   if (!strides.empty()) {
     if (strides.size() != shape.size()) {
@@ -122,9 +122,9 @@ Tensor Tensor::from_blob(void* data, DType dtype, const std::vector<std::int64_t
     std::int64_t last = 0;
     for (std::size_t i = 0; i < strides.size(); ++i) {
       std::int64_t reach = 0;
-      if (strides[i] < 0 || (shape[i] > 0 &&
-                             (__builtin_mul_overflow(shape[i] - 1, strides[i], &reach) ||
-                              __builtin_add_overflow(last, reach, &last)))) {
+      if (strides[i] < 0 ||
+          (shape[i] > 0 && (__builtin_mul_overflow(shape[i] - 1, strides[i], &reach) ||
+                            __builtin_add_overflow(last, reach, &last)))) {
         throw InputError(c10::str("[tensor] strides ", shape_string(strides),
                                   ": expected strides of 0 or more that stay in memory"));
       }
@@ -189,17 +189,15 @@ std::int64_t Tensor::dim() const { return impl_of(*this).dim(); }
 std::int64_t Tensor::size(std::int64_t axis) const {
   const c10::TensorImpl& impl = impl_of(*this);
   if (axis < 0 || axis >= impl.dim()) {
-    throw InputError(c10::str("[tensor] size: expected an axis from 0 to ", impl.dim() - 1,
-                              ", got ", axis));
+    throw InputError(
+        c10::str("[tensor] size: expected an axis from 0 to ", impl.dim() - 1, ", got ", axis));
   }
   return impl.size(axis);
 }
 
 std::int64_t Tensor::numel() const { return impl_of(*this).numel(); }
 
-std::size_t Tensor::nbytes() const {
-  return static_cast<std::size_t>(numel()) * size_of(dtype());
-}
+std::size_t Tensor::nbytes() const { return static_cast<std::size_t>(numel()) * size_of(dtype()); }
 
 bool Tensor::is_contiguous() const { return impl_of(*this).is_contiguous(); }
 

@@ -29,9 +29,7 @@ const std::string& Value::as_string() const { return get<std::string>(data_, *th
 
 const Tensor& Value::as_tensor() const { return get<Tensor>(data_, *this, "tensor"); }
 
-const std::vector<Value>& Value::as_list() const {
-  return get<List>(data_, *this, "list").values;
-}
+const std::vector<Value>& Value::as_list() const { return get<List>(data_, *this, "list").values; }
 
 const Value::Tuple& Value::as_tuple() const { return get<Tuple>(data_, *this, "tuple"); }
 
@@ -40,8 +38,8 @@ const Value::Dict& Value::as_dict() const { return get<Dict>(data_, *this, "dict
 const Value& Value::at(std::size_t index) const {
   const std::vector<Value>& values = is_tuple() ? as_tuple().values : as_list();
   if (index >= values.size()) {
-    throw InputError("[value] expected an index below " + std::to_string(values.size()) +
-                     ", got " + std::to_string(index));
+    throw InputError("[value] expected an index below " + std::to_string(values.size()) + ", got " +
+                     std::to_string(index));
   }
   return values[index];
 }

@@ -46,7 +46,8 @@ TEST(ArchiveTest, LoadRejectsAFolder) {
 TEST(ArchiveTest, LoadSaysWhatAnotherFileIs) {
   EXPECT_THAT(load_error(""), HasSubstr("an empty file"));
   EXPECT_THAT(load_error("<!DOCTYPE html><html></html>"), HasSubstr("a web page"));
-  EXPECT_THAT(load_error("version https://git-lfs.github.com/spec/v1\n"), HasSubstr("git lfs pull"));
+  EXPECT_THAT(load_error("version https://git-lfs.github.com/spec/v1\n"),
+              HasSubstr("git lfs pull"));
   EXPECT_THAT(load_error(std::string("\x80\x02", 2) + "}q\x00."), HasSubstr("a bare pickle"));
   EXPECT_THAT(load_error("hello world"), HasSubstr("unknown format"));
 }

@@ -16,9 +16,9 @@
 namespace ts_infer {
 namespace {
 
+using testing::archive;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-using testing::archive;
 
 constexpr const char* kLinear = R"(
 def forward(self, x):
@@ -160,9 +160,9 @@ def forward(self, flag: bool, count: int, scale: float, label: str, sizes: List[
     return {"total": total}, flag, label + "!", [float(count)], device, z
 )"));
   const Value::Dict tables = {{"a", Value::List{ones({2})}}};
-  const Value result = model.call({true, 2, 0.5, "name", Value::List{10, 20}, tables,
-                                   Value::Tuple{{1, ones({2})}, {}}, nullptr, "cpu",
-                                   std::complex<double>(1, 2)});
+  const Value result =
+      model.call({true, 2, 0.5, "name", Value::List{10, 20}, tables,
+                  Value::Tuple{{1, ones({2})}, {}}, nullptr, "cpu", std::complex<double>(1, 2)});
   EXPECT_THAT(values(result.at(0).at("total").as_tensor()), ElementsAre(23.5, 23.5));
   EXPECT_TRUE(result.at(1).as_bool());
   EXPECT_EQ(result.at(2).as_string(), "name!");
@@ -179,19 +179,29 @@ TEST(ModelTest, CallTakesArgumentsByNameAndDefaults) {
 
 TEST(ModelTest, CallSaysWhichElementHasTheWrongType) {
   Model model = load(archive("def forward(self, x: List[Tensor]):\n    return x[0]\n"));
-  EXPECT_THAT(message_of<InputError>([&] { model.call({Value::List{ones({1}), 3}}); }),
+  EXPECT_THAT(message_of<InputError>([&] {
+                model.call({Value::List{ones({1}), 3}});
+              }),
               HasSubstr("input \"x\"[1]: expected Tensor, got int"));
 }
 
 TEST(ModelTest, CallRefusesUnknownMissingAndDoubleArguments) {
   Model model = load(archive(kLinear));
-  EXPECT_THAT(message_of<InputError>([&] { model.call({}, {{"y", ones({1, 4})}}); }),
+  EXPECT_THAT(message_of<InputError>([&] {
+                model.call({}, {{"y", ones({1, 4})}});
+              }),
               HasSubstr("input \"x\": expected a value, got none"));
-  EXPECT_THAT(message_of<InputError>([&] { model.call({ones({1, 4})}, {{"y", ones({1})}}); }),
+  EXPECT_THAT(message_of<InputError>([&] {
+                model.call({ones({1, 4})}, {{"y", ones({1})}});
+              }),
               HasSubstr("unknown one, \"y\""));
-  EXPECT_THAT(message_of<InputError>([&] { model.call({ones({1, 4})}, {{"x", ones({1})}}); }),
+  EXPECT_THAT(message_of<InputError>([&] {
+                model.call({ones({1, 4})}, {{"x", ones({1})}});
+              }),
               HasSubstr("one by position and one by name"));
-  EXPECT_THAT(message_of<InputError>([&] { model.forward({ones({1}), ones({1})}); }),
+  EXPECT_THAT(message_of<InputError>([&] {
+                model.forward({ones({1}), ones({1})});
+              }),
               HasSubstr("1 inputs at most, got 2"));
 }
 
@@ -222,8 +232,11 @@ TEST(ModelTest, EqualDimNamesMeanEqualSizes) {
     "inputs": [{"name": "a", "dtype": "float32", "shape": [{"name": "n", "min": 1, "max": null}]},
                {"name": "b", "dtype": "float32", "shape": [{"name": "n", "min": 1, "max": null}]}],
     "outputs": []})";
-  Model model = load(archive("def forward(self, a, b):\n    return a.sum() + b.sum()\n", kTwoInputs));
-  EXPECT_THAT(message_of<InputError>([&] { model.forward({ones({2}), ones({3})}); }),
+  Model model =
+      load(archive("def forward(self, a, b):\n    return a.sum() + b.sum()\n", kTwoInputs));
+  EXPECT_THAT(message_of<InputError>([&] {
+                model.forward({ones({2}), ones({3})});
+              }),
               HasSubstr("input \"b\": dimension 0: expected 2, as \"n\" is elsewhere"));
   EXPECT_THAT(values(model.forward({ones({3}), ones({3})})[0]), ElementsAre(6));
 }
@@ -258,7 +271,9 @@ TEST(ModelTest, CallerBuffersReceiveTheOutputs) {
   EXPECT_THAT(memory, ElementsAre(3, 3, 3, 3));
   EXPECT_EQ(outputs[0].data_ptr(), memory.data());
   options.outputs = {Tensor::empty(DType::kFloat32, {2, 4})};
-  EXPECT_THAT(message_of<InputError>([&] { model.forward({ones({1, 4})}, options); }),
+  EXPECT_THAT(message_of<InputError>([&] {
+                model.forward({ones({1, 4})}, options);
+              }),
               HasSubstr("outputs[0]: expected a buffer of float32[1, 4], got float32[2, 4]"));
 }
 
@@ -302,7 +317,8 @@ TEST(ModelTest, OnTimingHearsOfEveryCall) {
   ASSERT_EQ(heard.size(), 2u);
   EXPECT_EQ(heard[1].call, 2u);
   EXPECT_GE(heard[0].total_ms, heard[0].compute_ms);
-  EXPECT_THAT(heard[0].log_line(), ::testing::MatchesRegex("gate inference used time: [0-9.e-]+ ms\\."));
+  EXPECT_THAT(heard[0].log_line(),
+              ::testing::MatchesRegex("gate inference used time: [0-9.e-]+ ms\\."));
 }
 
 TEST(ModelTest, AnExceptionInOnTimingIsLoggedAndDropped) {
@@ -325,7 +341,8 @@ TEST(ModelTest, WarningsOfLibtorchGoToOnLog) {
 def forward(self, x):
     torch.warn("look out", 2)
     return x
-)"), options);
+)"),
+                     options);
   ::testing::internal::CaptureStderr();
   model.forward({ones({1})});
   EXPECT_EQ(::testing::internal::GetCapturedStderr(), "");
@@ -374,7 +391,8 @@ TEST(ModelTest, ForwardIsSafeFromManyThreads) {
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&, t] {
       for (int i = 0; i < 50; ++i) {
-        const Tensor input = Tensor::from_vector(std::vector<float>(4, static_cast<float>(t)), {1, 4});
+        const Tensor input =
+            Tensor::from_vector(std::vector<float>(4, static_cast<float>(t)), {1, 4});
         if (values(model.forward({input})[0])[0] != 2.0f * static_cast<float>(t) + 1) ++wrong;
       }
     });
@@ -411,7 +429,8 @@ def forward(self, x):
   plain.optimize = false;
   Model reference = load(bytes, plain);
   Model optimised = load(bytes);
-  EXPECT_THAT(optimised.info().decisions, ::testing::Contains(HasSubstr("optimised for inference")));
+  EXPECT_THAT(optimised.info().decisions,
+              ::testing::Contains(HasSubstr("optimised for inference")));
   const Tensor input = ones({1, 2, 8, 8});
   const at::Tensor expected = to_torch(reference.forward({input})[0]);
   EXPECT_TRUE(at::allclose(to_torch(optimised.forward({input})[0]), expected, 1e-5, 1e-6));

@@ -16,8 +16,8 @@
 namespace ts_infer {
 namespace {
 
-using ::testing::HasSubstr;
 using testing::archive;
+using ::testing::HasSubstr;
 
 constexpr const char* kCounter = R"(
 def forward(self, x):
@@ -46,7 +46,8 @@ Model load(const std::string& bytes, bool optimize = true) {
 }
 
 TEST(StateTest, StatelessModuleHasNoState) {
-  const auto state = analyse_state(testing::make_module("def forward(self, x):\n    y = x + 1\n    y += self.weight\n    return y\n"));
+  const auto state = analyse_state(testing::make_module(
+      "def forward(self, x):\n    y = x + 1\n    y += self.weight\n    return y\n"));
   EXPECT_EQ(state.reason, "");
 }
 
@@ -131,7 +132,8 @@ TEST(StateTest, WriteIntoAListOfTensorsIsState) {
   torch::jit::Module module("Lists");
   module.register_attribute("history", c10::ListType::ofTensors(),
                             c10::List<at::Tensor>({at::zeros({4})}));
-  module.define("def forward(self, x):\n    self.history[0].add_(1)\n    return x + self.history[0]\n");
+  module.define(
+      "def forward(self, x):\n    self.history[0].add_(1)\n    return x + self.history[0]\n");
   module.eval();
   EXPECT_THAT(analyse_state(module).reason, HasSubstr("list"));
   Model model = load(testing::save(module));

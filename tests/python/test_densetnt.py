@@ -317,7 +317,7 @@ def test_make_raises_when_checkpoint_is_of_other_model(tmp_path: Path) -> None:
 )
 def test_config_raises_when_value_is_bad(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=field):
-        dataclasses.replace(densetnt.DenseTNTConfig(), **{field: value})  # type: ignore[arg-type]
+        dataclasses.replace(densetnt.DenseTNTConfig(), **{field: value})
 
 
 def test_model_works_with_other_sizes() -> None:

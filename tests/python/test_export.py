@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 from torch.export import Dim
+
 from ts_infer import _errors
 from ts_infer._export import ExportReport, check, export
 from ts_infer._export.capture import watch_warnings
@@ -219,7 +220,7 @@ class TwoInputs(nn.Module):
 
 class Doubled(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:  # noqa: ARG004
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
         return x * 2
 
 

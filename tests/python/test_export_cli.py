@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+
 from ts_infer._export import cli
 
 if TYPE_CHECKING:

@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-import ts_infer
 from archives import Affine, archive_bytes, jit_load, script
 from torch import Tensor, nn
+
+import ts_infer
 from ts_infer import runtime
 
 SaveModel = Callable[..., Path]

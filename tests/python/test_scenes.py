@@ -28,7 +28,7 @@ def small_scene(**changes: object) -> Scene:
     av = Agent("av", t=(-0.1, 0.0), x=(0.0, 1.0), y=(5.0, 5.0), kind="av")
     lane = Lane("lane", ((0.0, 5.0), (20.0, 5.0), (22.0, 7.0)), turn="left", is_intersection=True)
     scene = Scene("small", agents=(av, car), lanes=(lane,), target_id="car")
-    return dataclasses.replace(scene, **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(scene, **changes)
 
 
 # Checks and file.
@@ -60,7 +60,7 @@ def test_scene_raises_when_parts_do_not_fit(changes: dict[str, object], message:
 )
 def test_agent_raises_when_history_is_bad(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(small_scene().target, **changes)  # type: ignore[arg-type]
+        dataclasses.replace(small_scene().target, **changes)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_agent_raises_when_history_is_bad(changes: dict[str, object], message: s
 )
 def test_lane_raises_when_it_is_bad(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(small_scene().lanes[0], **changes)  # type: ignore[arg-type]
+        dataclasses.replace(small_scene().lanes[0], **changes)
 
 
 @pytest.mark.parametrize("scene", [small_scene(), densetnt.default_scene()], ids=lambda s: s.name)
@@ -265,7 +265,7 @@ def test_generated_cars_keep_apart(seed: int) -> None:
 )
 def test_generator_raises_when_option_is_bad(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        densetnt.generate_scene(0, **options)  # type: ignore[arg-type]
+        densetnt.generate_scene(0, **options)
 
 
 # Recorded scenes.

@@ -27,13 +27,13 @@ struct BenchmarkOptions {
 
 /// One benchmark() run. Percentiles are exact: every call is kept.
 struct BenchmarkResult {
-  LatencyStats latency;           // of the counted calls; first_ms is the very first, skipped one
-  std::uint64_t skipped = 0;      // calls, all callers together
-  double duration_s = 0;          // of the counted part
-  double throughput_per_s = 0;    // counted calls a second
-  std::uint64_t settled_at = 0;   // first call k such that k, k+1 and k+2 are within 25 % of
-                                  // steady; 1 is the first; 0: it never settled
-  double steady_ms = 0;           // median of the last half of the calls
+  LatencyStats latency;          // of the counted calls; first_ms is the very first, skipped one
+  std::uint64_t skipped = 0;     // calls, all callers together
+  double duration_s = 0;         // of the counted part
+  double throughput_per_s = 0;   // counted calls a second
+  std::uint64_t settled_at = 0;  // first call k such that k, k+1 and k+2 are within 25 % of
+                                 // steady; 1 is the first; 0: it never settled
+  double steady_ms = 0;          // median of the last half of the calls
   std::vector<double> latencies_ms;  // counted calls, in the order in which they ended
 };
 
@@ -42,8 +42,9 @@ TS_INFER_API BenchmarkResult benchmark(Model& model, const std::vector<Value>& a
                                        const BenchmarkOptions& options = {});
 
 /// Arguments for model.call() drawn at random: floats from a normal distribution, integers and
-/// bools 0 or 1, on the host. `given` holds values that are used as they are, by input name. `shapes` gives sizes by input name; other dynamic dimensions take the
-/// archive's first warm-up size, else their minimum. An unknown dtype is drawn as float32.
+/// bools 0 or 1, on the host. `given` holds values that are used as they are, by input name.
+/// `shapes` gives sizes by input name; other dynamic dimensions take the archive's first warm-up
+/// size, else their minimum. An unknown dtype is drawn as float32.
 /// @throws InputError for an input that is no tensor and has no default, or whose shape is not
 ///         known, or for a name that is none: the message says how to give it.
 TS_INFER_API std::vector<Value> random_inputs(

@@ -66,19 +66,19 @@ struct RunOptions {
 struct ArchiveInfo {
   std::string path;
   std::uint64_t file_bytes = 0;
-  std::string name;            // from the manifest, else the archive's own
-  std::string method;          // how it was exported: "trace", "script", "hybrid"; "" unknown
-  std::string torch_version;   // that exported it; "" unknown
+  std::string name;           // from the manifest, else the archive's own
+  std::string method;         // how it was exported: "trace", "script", "hybrid"; "" unknown
+  std::string torch_version;  // that exported it; "" unknown
   std::optional<Signature> signature;  // nullopt: no manifest
   std::vector<std::map<std::string, std::vector<std::int64_t>>> warmup_shapes;
   std::vector<std::string> methods;
   std::vector<std::string> operators;  // "torch.conv2d", "ops.mine.op", sorted
   std::vector<std::string> devices;    // named in the code or the constants, sorted
   std::uint64_t weight_bytes = 0;
-  std::size_t members = 0;                // files in the archive
-  std::vector<std::string> damaged;       // members whose CRC-32 does not match
+  std::size_t members = 0;                  // files in the archive
+  std::vector<std::string> damaged;         // members whose CRC-32 does not match
   std::map<std::string, std::string> code;  // TorchScript source by its path in the archive
-  std::string manifest_json;              // "" where there is none
+  std::string manifest_json;                // "" where there is none
 };
 
 /// What load() decided and found.

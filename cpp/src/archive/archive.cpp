@@ -1,7 +1,7 @@
 #include "archive/archive.h"
 
-#include <caffe2/serialize/inline_container.h>
 #include <c10/util/StringUtil.h>
+#include <caffe2/serialize/inline_container.h>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -50,7 +50,10 @@ std::string describe_non_zip(std::string_view bytes) {
   if (starts_with(bytes, "version https://git-lfs")) {
     return "a Git LFS pointer; run `git lfs pull`";
   }
-  if (starts_with(bytes, "\x7f" "ELF")) return "a program or shared library";
+  if (starts_with(bytes,
+                  "\x7f"
+                  "ELF"))
+    return "a program or shared library";
   const std::string_view head = bytes.substr(0, 512);
   if (head.find("<html") != head.npos || head.find("<!DOCTYPE") != head.npos) {
     return "a web page; the download failed, fetch it again";
@@ -153,8 +156,8 @@ std::shared_ptr<const Archive> Archive::open(const std::string& path) {
   struct stat status {};
   const bool regular = fstat(file, &status) == 0 && S_ISREG(status.st_mode);
   const auto size = static_cast<std::size_t>(status.st_size);
-  void* mapped = regular && size > 0 ? mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file, 0)
-                                     : MAP_FAILED;
+  void* mapped =
+      regular && size > 0 ? mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file, 0) : MAP_FAILED;
   ::close(file);
   if (!regular) throw ModelLoadError("[load] " + path + ": expected a file, got something else");
   if (size == 0) no_torchscript(path, describe_non_zip({}));
@@ -189,10 +192,9 @@ void Archive::read() {
     members_ = read_zip_directory(bytes_);
     // Every member lies in one folder, whose name is the archive's own.
     if (!members_.empty()) root_ = members_[0].name.substr(0, members_[0].name.find('/') + 1);
-    const bool has_code =
-        std::any_of(members_.begin(), members_.end(), [&](const ZipMember& member) {
-          return starts_with(member.name, root_ + "code/");
-        });
+    const bool has_code = std::any_of(
+        members_.begin(), members_.end(),
+        [&](const ZipMember& member) { return starts_with(member.name, root_ + "code/"); });
     if (!has_code) no_torchscript(subject(), describe_other_zip(members_, root_));
 
     info_.name = stem();
@@ -240,9 +242,9 @@ ArchiveInfo Archive::scan() const {
 
 void Archive::require_intact() const {
   if (info_.damaged.empty()) return;
-  throw ModelLoadError(c10::str(
-      "[load] ", subject(), ": the file is damaged: the CRC-32 does not match in ", join(info_.damaged),
-      "; copy or export it again"));
+  throw ModelLoadError(c10::str("[load] ", subject(),
+                                ": the file is damaged: the CRC-32 does not match in ",
+                                join(info_.damaged), "; copy or export it again"));
 }
 
 ArchiveInfo read_model_info(const std::string& path) { return Archive::open(path)->scan(); }

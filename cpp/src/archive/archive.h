@@ -49,7 +49,7 @@ class Archive {
   std::string path_;
   std::string_view bytes_;
   bool mapped_;
-  std::string root_;                 // the folder of every member, with its slash
+  std::string root_;  // the folder of every member, with its slash
   std::vector<ZipMember> members_;
   ArchiveInfo info_;
 };

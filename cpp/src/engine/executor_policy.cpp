@@ -55,8 +55,8 @@ class ExecutorWindow {
 
 ExecutorChoice choose_executor(const std::string& requested, c10::Device device) {
   if (std::find(kExecutors.begin(), kExecutors.end(), requested) == kExecutors.end()) {
-    throw ModelLoadError("executor: expected " + join(kExecutors, " or ") + ", got \"" +
-                         requested + '"');
+    throw ModelLoadError("executor: expected " + join(kExecutors, " or ") + ", got \"" + requested +
+                         '"');
   }
   if (requested == "legacy" && !device.is_cpu() && !device.is_cuda() && !device.is_xpu()) {
     return {"simple", "the legacy executor's fuser knows cpu, cuda and xpu only, not " +

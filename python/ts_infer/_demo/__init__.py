@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import shlex
 import subprocess
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from ts_infer._errors import Error
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor
@@ -40,8 +40,6 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     Returns:
         The verb's parser; its `run` default is `run`.
     """
-    import argparse
-
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "demo",
         help="export a model, run it, measure it and draw what it predicts",
@@ -106,9 +104,7 @@ def run(args: argparse.Namespace) -> int:
     files = [f"--input={name}={folder / 'inputs' / f'{name}.npy'}" for name in inputs]
     target = [str(model_path), *files, "--device", "cpu"]
     outputs_dir = folder / "outputs"
-    _run_binary(
-        ["run", *target, "--iterations", str(ITERATIONS), "--output-dir", str(outputs_dir)]
-    )
+    _run_binary(["run", *target, "--iterations", str(ITERATIONS), "--output-dir", str(outputs_dir)])
     predicted = [np.load(outputs_dir / f"{name}.npy") for name in densetnt.OUTPUT_NAMES]
 
     ways = [*PYTHON_WAYS, "ts_infer binary"]
@@ -200,9 +196,13 @@ def _summary(folder: Path, *, has_picture: bool, seconds: float) -> None:
     print(f"\nDone in {seconds:.0f} s. Written:")
     for name, what in written.items():
         _say(f"{folder / name!s:32}{what}")
-    model = shlex.quote(str(folder / "densetnt.pt"))
+    model = str(folder / "densetnt.pt")
+    program = f"from ts_infer import runtime; print(runtime.load({model!r}).signature)"
     print("\nWhat to try next:")
-    _say(f"ts_infer inspect {model}")
-    _say(f"ts_infer bench {model} --duration 3")
-    _say("ts_infer export ts_infer.models.decision_gate:export_spec -o gate.pt")
-    _say(f"python -c 'from ts_infer import runtime; print(runtime.load({str(folder / 'densetnt.pt')!r}).signature)'")
+    for command in (
+        ["ts_infer", "inspect", model],
+        ["ts_infer", "bench", model, "--duration", "3"],
+        ["python", "-c", program],
+        ["ts_infer", "export", "ts_infer.models.decision_gate:export_spec", "-o", "gate.pt"],
+    ):
+        _say(shlex.join(command))

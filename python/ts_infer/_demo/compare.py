@@ -9,6 +9,7 @@ import multiprocessing
 import statistics
 import subprocess
 import sys
+import textwrap
 import time
 import warnings
 from dataclasses import dataclass
@@ -93,9 +94,7 @@ def compare(
     rows = []
     for i, way in enumerate(ways):
         times = [ms for blocks in rounds for ms in blocks[i]]
-        ratios = [
-            statistics.median(blocks[i]) / statistics.median(blocks[0]) for blocks in rounds
-        ]
+        ratios = [statistics.median(blocks[i]) / statistics.median(blocks[0]) for blocks in rounds]
         rows.append(
             Row(
                 name=way.name,
@@ -120,13 +119,13 @@ def comparison_text(rows: Sequence[Row]) -> str:
             f"{row.name:21}{row.first_ms:12.1f}{row.median_ms:10.1f}{row.p90_ms:10.1f}"
             f"{row.ratio:8.2f}{diff:>14}{row.n:6}"
         )
-    lines += [
-        "times in ms; ratio of the median and largest difference of an output: to eager Python.",
+    how = (
+        "Times in ms; ratio of the median and largest difference of an output: to eager Python. "
         f"Each way in a process of its own, on the CPU with {torch.get_num_threads()} threads; "
-        f"they took turns in {ROUNDS} rounds",
-        f"of {BLOCK_S} s, after one that warmed up. The first call is a fresh process's, without "
-        "loading.",
-    ]
+        f"they took turns in {ROUNDS} rounds of {BLOCK_S} s, after one that warmed up. The first "
+        "call is that of the fresh process, without loading."
+    )
+    lines += textwrap.wrap(how, len(lines[0]))
     return "\n".join(lines)
 
 
