@@ -77,9 +77,8 @@ def main() -> None:
     }
     print(f"ts_infer run         {result['binary_s']:.3f} s (median of {arguments.rounds})")
     print(f"Python torch.jit     {result['python_s']:.3f} s")
-    print(
-        f"ratio                {result['ratio']:.3f} ({result['ratio_min']:.3f} to {result['ratio_max']:.3f})"
-    )
+    spread = f"{result['ratio_min']:.3f} to {result['ratio_max']:.3f}"
+    print(f"ratio                {result['ratio']:.3f} ({spread})")
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
