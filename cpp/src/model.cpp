@@ -285,12 +285,11 @@ std::unique_ptr<Model::Impl> Model::Impl::load(const std::shared_ptr<const Archi
     const IntraOpThreads threads(options.intra_op_threads);
     const ExecutorChoice choice = choose_executor(options.executor, impl->device);
     impl->info.executor = choice.executor;
-    impl->info.decisions.push_back("executor " + choice.executor +
-                                   (choice.reason.empty()
-                                        ? ": asked for"
-                                        : ", not " + options.executor + ": " + choice.reason));
-    impl->adopt(load_torchscript(*archive, impl->device, choice.executor, options.optimize,
-                                 impl->info.decisions));
+    impl->info.decisions.push_back(
+        "executor " + choice.executor +
+        (choice.reason.empty() ? "" : ", not " + options.executor + ": " + choice.reason));
+    impl->adopt(
+        load_torchscript(*archive, impl->device, choice.executor, options.optimize, impl->info));
     if (impl->info.stateful) {
       impl->info.decisions.push_back("stateful, calls take turns: " + impl->engine->state());
     }
@@ -409,15 +408,12 @@ c10::IValue Model::Impl::compute(std::size_t method, Stack& stack, DeviceCall* c
                                  Timing& timing) {
   const c10::InferenceMode inference;
   if (call) call->to_device(stack);
-  std::unique_lock<std::mutex> my_turn(turn, std::defer_lock);
-  if (info.stateful) my_turn.lock();
   if (call && state_written) call->wait_for(*state_written);
 
   const auto start = Clock::now();
   engine->run(method, stack);
   if (call) {
     call->computed();
-    if (info.stateful) state_written = call->mark();
   } else {
     timing.compute_ms = ms_since(start);
   }
@@ -526,12 +522,17 @@ c10::IValue Model::Impl::run(std::size_t method, Stack stack, const RunOptions& 
     std::optional<DeviceCall> call;
     if (!device.is_cpu()) call.emplace(device, host_inputs, run_options.stream);
     DeviceCall* const on_device = call ? &*call : nullptr;
+    // Outputs may alias the state until release() has copied them, so the turn ends after that.
+    std::unique_lock<std::mutex> my_turn(turn, std::defer_lock);
+    if (info.stateful) my_turn.lock();
     const c10::IValue computed = compute(method, stack, on_device, timing);
     if (run_options.outputs.empty()) {
       result = release(computed, on_device, to_host);
     } else {
       copy_outputs(computed, run_options.outputs, on_device);
     }
+    if (call && info.stateful) state_written = call->mark();
+    if (my_turn) my_turn.unlock();
     if (call) call->finish(timing);
   } catch (const Error&) {
     throw;

@@ -1,4 +1,4 @@
-"""Draws a scene and what the model says about it; needs the extra ``demo``."""
+"""Draws a scene and what the model says about it."""
 
 from __future__ import annotations
 
@@ -55,9 +55,7 @@ def draw(scene: Scene, outputs: Sequence[Tensor], path: str | Path, *, note: str
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError(
-            "drawing needs matplotlib; run: pip install 'ts-infer-runtime[demo]'"
-        ) from error
+        raise ImportError("drawing needs matplotlib; run: pip install matplotlib") from error
 
     prediction = Prediction(*(output.detach().to("cpu", torch.float64) for output in outputs))
     figure = Figure(figsize=(11.0, 7.2), dpi=150, facecolor="white")

@@ -429,6 +429,8 @@ def forward(self, x):
   plain.optimize = false;
   Model reference = load(bytes, plain);
   Model optimised = load(bytes);
+  EXPECT_TRUE(optimised.info().optimized);
+  EXPECT_FALSE(reference.info().optimized);
   EXPECT_THAT(optimised.info().decisions,
               ::testing::Contains(HasSubstr("optimised for inference")));
   const Tensor input = ones({1, 2, 8, 8});

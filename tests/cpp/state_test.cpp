@@ -1,10 +1,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <ATen/ops/ones.h>
-#include <ATen/ops/zeros.h>
+#include <ATen/ATen.h>
 #include <torch/csrc/jit/ir/irparser.h>
 
+#include <atomic>
 #include <fstream>
 #include <thread>
 
@@ -184,6 +184,27 @@ TEST(StateTest, CallsOfAStatefulModelTakeTurns) {
   }
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(run(model), 201);
+}
+
+TEST(StateTest, OutputsThatAliasTheStateAreCopiedWithinTheTurn) {
+  torch::jit::Module module("Accumulator");
+  module.register_buffer("state", at::zeros({400000}));
+  module.define("def forward(self, x):\n    self.state.add_(x)\n    return self.state\n");
+  module.eval();
+  Model model = load(testing::save(module));
+  const Tensor one = from_torch(at::ones({1}));
+  std::atomic<int> torn{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 3; ++t) {
+    threads.emplace_back([&] {
+      for (int i = 0; i < 100; ++i) {
+        const at::Tensor output = to_torch(model.forward({one})[0]);
+        if (!output.eq(output[0]).all().item<bool>()) ++torn;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(torn, 0);
 }
 
 }  // namespace

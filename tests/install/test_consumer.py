@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
 import subprocess
 import sys
@@ -128,6 +127,7 @@ def test_bundled_folder_runs_after_it_was_moved(
     assert torch_lines
     assert all(str(moved) in line for line in torch_lines), listing
     run(moved / "bin/ts_infer", "inspect", archive)
+    shutil.rmtree(moved)  # gigabytes beside a CUDA build of torch, and pytest would keep it
 
 
 def test_example_is_under_forty_lines() -> None:
@@ -179,17 +179,3 @@ def test_headers_need_no_header_of_torch(cmake: str, cmake_dir: Path, tmp_path: 
         needed = run("c++", "-std=c++17", "-Wall", "-Werror", f"-I{include}", "-M", unit)
         assert not [path for path in needed.split() if "/torch/" in path or "/c10/" in path]
         run("c++", "-std=c++17", "-Wall", "-Werror", f"-I{include}", "-fsyntax-only", unit)
-
-
-def test_including_everything_compiles_in_under_a_second(
-    cmake: str, cmake_dir: Path, tmp_path: Path
-) -> None:
-    unit = tmp_path / "unit.cpp"
-    unit.write_text("#include <ts_infer/ts_infer.h>\n", encoding="utf-8")
-    include = cmake_dir.parents[2] / "include"
-    seconds = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-        run("c++", "-std=c++17", f"-I{include}", "-c", unit, "-o", tmp_path / "unit.o")
-        seconds.append(resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before)
-    assert min(seconds) < 1.0, seconds

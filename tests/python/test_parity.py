@@ -89,6 +89,7 @@ class Doors:
                 str(self.path),
                 *arguments,
                 *("--device", "cpu", "--quiet"),
+                *("--intra-op-threads", str(torch.get_num_threads())),
                 *("--iterations", str(iterations)),
                 *("--output-dir", str(written)),
             ],

@@ -66,7 +66,7 @@ std::string describe_non_zip(std::string_view bytes) {
     return "a safetensors file, which holds weights and no code; load it into its module in "
            "Python and export that with ts_infer.export";
   }
-  return "of an unknown format";
+  return "a file of an unknown format";
 }
 
 /// What a zip archive without TorchScript is, from its members' names.

@@ -40,6 +40,15 @@ DeviceCall::DeviceCall(c10::Device device, bool host_inputs, void* host_stream)
       guard_(choose_stream(device, host_inputs, host_stream)),
       must_wait_(host_inputs) {}
 
+DeviceCall::~DeviceCall() {
+  if (finished_ || !must_wait_) return;
+  try {
+    guard_.current_stream().synchronize();
+  } catch (const std::exception&) {
+    // The call has failed already, and says why.
+  }
+}
+
 void DeviceCall::record(int index) {
   if (!host_inputs_) return;  // nothing will wait, so no time could be read
   events_[index].emplace(device_.type(), c10::EventFlag::BACKEND_DEFAULT);
@@ -53,6 +62,12 @@ void DeviceCall::to_device(std::vector<c10::IValue>& stack) {
       held_.push_back(value);
       value = map_tensors(value, [this](const at::Tensor& tensor) {
         return tensor.to(device_, tensor.scalar_type(), /*non_blocking=*/true);
+      });
+    }
+  } else {
+    for (const c10::IValue& value : stack) {
+      for_each_leaf(value, [this](const c10::IValue& leaf) {
+        if (leaf.isTensor()) keep_for(leaf.toTensor(), guard_.current_stream());
       });
     }
   }
@@ -76,17 +91,34 @@ at::Tensor DeviceCall::to_host(const at::Tensor& tensor) {
 }
 
 void DeviceCall::copy_into(const at::Tensor& source, const at::Tensor& destination) {
+  if (!destination.is_cpu()) {
+    if (host_inputs_) {
+      // The caller's stream may still be reading what the buffer held.
+      c10::Event read(device_.type());
+      read.record(callers_stream_);
+      wait_for(read);
+    } else {
+      keep_for(destination, guard_.current_stream());
+    }
+  }
   destination.copy_(source, /*non_blocking=*/true);
   held_.emplace_back(source);
   must_wait_ = must_wait_ || destination.is_cpu();
 }
 
 void DeviceCall::keep_on_device(const at::Tensor& tensor) {
-  if (host_inputs_ && tensor.has_storage()) tensor.record_stream(callers_stream_);
+  if (host_inputs_) keep_for(tensor, callers_stream_);
+}
+
+void DeviceCall::keep_for(const at::Tensor& tensor, c10::Stream stream) const {
+  if (!tensor.defined() || !tensor.has_storage()) return;
+  const c10::impl::VirtualGuardImpl impl(device_.type());
+  impl.recordDataPtrOnStream(tensor.storage().data_ptr(), stream);
 }
 
 void DeviceCall::finish(Timing& timing) {
   record(kBack);
+  finished_ = true;
   if (!must_wait_) return;
   guard_.current_stream().synchronize();
   if (host_inputs_) {

@@ -21,6 +21,11 @@ class DeviceCall {
  public:
   DeviceCall(c10::Device device, bool host_inputs, void* host_stream);
 
+  /// After an error: waits as finish() does, so that no copy is left that uses the host's memory.
+  ~DeviceCall();
+  DeviceCall(const DeviceCall&) = delete;
+  DeviceCall& operator=(const DeviceCall&) = delete;
+
   /// The inputs on the device, and from here on the thread's current stream is this call's.
   void to_device(std::vector<c10::IValue>& stack);
 
@@ -49,10 +54,14 @@ class DeviceCall {
   c10::Stream callers_stream_;
   c10::StreamGuard guard_;
   bool must_wait_;
+  bool finished_ = false;
   std::vector<c10::IValue> held_;  // what asynchronous copies still read
   std::optional<c10::Event> events_[4];
 
   void record(int index);
+
+  /// Keeps the memory of `tensor`, once freed, from being reused before what `stream` has by then.
+  void keep_for(const at::Tensor& tensor, c10::Stream stream) const;
 };
 
 }  // namespace ts_infer

@@ -167,26 +167,28 @@ void put_in_eval_mode(Module& module, std::vector<std::string>& decisions) {
 }
 
 /// The optimised module, or the module itself where passes do not apply; both compute the same.
-Module optimized(Module module, std::vector<std::string>& decisions) {
+Module optimized(Module module, ModelInfo& info) {
   if (!module.find_method("forward")) {
-    decisions.push_back("not optimised: there is no forward");
+    info.decisions.push_back("not optimised: there is no forward");
     return module;
   }
   std::vector<std::string> others = public_methods(module);
   others.erase(std::find(others.begin(), others.end(), "forward"));
   try {
     Module frozen = torch::jit::freeze(module, others);
+    info.optimized = true;
     // torch's passes convert convolutions to oneDNN or fuse them for cuDNN. Without any they were
     // measured to be between useless and 1.3 times slower (LSTM).
     if (!calls_convolution(frozen.get_method("forward").graph()->block())) {
-      decisions.push_back("frozen; optimize_for_inference left out: there is no convolution");
+      info.decisions.push_back("frozen; optimize_for_inference left out: there is no convolution");
       return frozen;
     }
     Module fast = torch::jit::optimize_for_inference(frozen, others);
-    decisions.push_back("frozen and optimised for inference");
+    info.decisions.push_back("frozen and optimised for inference");
     return fast;
   } catch (const std::exception& error) {
-    decisions.push_back("not optimised: " + clean_message(error));
+    info.optimized = false;
+    info.decisions.push_back("not optimised: " + clean_message(error));
     return module;
   }
 }
@@ -195,13 +197,13 @@ Module optimized(Module module, std::vector<std::string>& decisions) {
 
 std::unique_ptr<Engine> load_torchscript(const Archive& archive, c10::Device device,
                                          const std::string& executor, bool optimize,
-                                         std::vector<std::string>& decisions) {
+                                         ModelInfo& info) {
   Module module = torch::jit::load(archive.reader(), device);
-  put_in_eval_mode(module, decisions);
+  put_in_eval_mode(module, info.decisions);
   if (optimize) {
-    module = optimized(std::move(module), decisions);
+    module = optimized(std::move(module), info);
   } else {
-    decisions.push_back("not optimised: asked for");
+    info.decisions.push_back("not optimised: asked for");
   }
   return std::make_unique<TorchScriptEngine>(std::move(module), executor);
 }

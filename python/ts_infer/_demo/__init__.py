@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import shlex
 import subprocess
@@ -27,7 +28,8 @@ Export DenseTNT, a trajectory predictor, and run it on a generated traffic scene
 
 Exports the model, runs the compiled binary on the scene, measures eager Python, torch.jit in
 Python and ts_infer side by side, and draws what was predicted. The weights are random: the
-predictions show that the model runs, not how good it is. Everything runs on the CPU.
+predictions show that the model runs, not how good it is. Everything runs on the CPU,
+with one thread.
 """
 
 
@@ -78,11 +80,13 @@ def run(args: argparse.Namespace) -> int:
 
     progress.step("Making the scene and the model (the first import of torch takes a moment)")
     import numpy as np
+    import torch
 
     import ts_infer
-    from ts_infer._demo.compare import PYTHON_WAYS, compare, comparison_text
+    from ts_infer._demo.compare import PYTHON_WAYS, THREADS, compare, comparison_text
     from ts_infer.models import densetnt
 
+    torch.set_num_threads(THREADS)
     scene = densetnt.generate_scene(args.seed)
     inputs = densetnt.scene_to_inputs(scene)
     densetnt.save_scene(scene, folder / "scene.json")
@@ -102,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
 
     progress.step(f"Running the compiled binary {ITERATIONS} times on the scene; no Python in it")
     files = [f"--input={name}={folder / 'inputs' / f'{name}.npy'}" for name in inputs]
-    target = [str(model_path), *files, "--device", "cpu"]
+    target = [str(model_path), *files, "--device", "cpu", "--intra-op-threads", str(THREADS)]
     outputs_dir = folder / "outputs"
     _run_binary(["run", *target, "--iterations", str(ITERATIONS), "--output-dir", str(outputs_dir)])
     predicted = [np.load(outputs_dir / f"{name}.npy") for name in densetnt.OUTPUT_NAMES]
@@ -197,11 +201,12 @@ def _summary(folder: Path, *, has_picture: bool, seconds: float) -> None:
     for name, what in written.items():
         _say(f"{folder / name!s:32}{what}")
     model = str(folder / "densetnt.pt")
-    program = f"from ts_infer import runtime; print(runtime.load({model!r}).signature)"
+    loading = f"runtime.load({json.dumps(model)})"  # in double quotes: the shell's are single
+    program = f"from ts_infer import runtime; print({loading}.signature)"
     print("\nWhat to try next:")
     for command in (
         ["ts_infer", "inspect", model],
-        ["ts_infer", "bench", model, "--duration", "3"],
+        ["ts_infer", "bench", model, "--shape", "vector_data=64x19x128", "--duration", "3"],
         ["python", "-c", program],
         ["ts_infer", "export", "ts_infer.models.decision_gate:export_spec", "-o", "gate.pt"],
     ):

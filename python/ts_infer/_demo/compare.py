@@ -32,9 +32,11 @@ if TYPE_CHECKING:
 PYTHON_WAYS = ("eager Python", "torch.jit in Python", "ts_infer in Python")
 BINARY = "ts_infer binary"
 
-ROUNDS = 6  # that count; one before them warms up
+# One, so that a busy machine slows all ways alike: threads that wait for each other do not.
+THREADS = 1
+ROUNDS = 5  # that count; one before them warms up
 BLOCK_S = 0.6  # of counted calls a round and way
-SKIP = 3  # calls at the start of a block that do not count
+SKIP = 2  # calls at the start of a block that do not count
 
 
 @dataclass
@@ -76,7 +78,8 @@ def compare(
         model_path: The exported model.
         seed: Of the eager model's weights.
         inputs: By name.
-        bench: Arguments with which the binary measures the same model on the same inputs.
+        bench: Arguments with which the binary measures the same model on the same inputs, with
+            ``THREADS`` threads.
         binary_outputs: What the binary returned for them.
 
     Returns:
@@ -121,7 +124,7 @@ def comparison_text(rows: Sequence[Row]) -> str:
         )
     how = (
         "Times in ms; ratio of the median and largest difference of an output: to eager Python. "
-        f"Each way in a process of its own, on the CPU with {torch.get_num_threads()} threads; "
+        f"Each way in a process of its own, on the CPU with {THREADS} thread; "
         f"they took turns in {ROUNDS} rounds of {BLOCK_S} s, after one that warmed up. The first "
         "call is that of the fresh process, without loading."
     )
@@ -202,6 +205,7 @@ def _serve(
     connection: Connection, name: str, model_path: Path, seed: int, arrays: Mapping[str, Any]
 ) -> None:
     """Sends the first call's time and outputs, then the times of a block for each message."""
+    torch.set_num_threads(THREADS)
     call, context = _load(name, model_path, seed)
     inputs = [torch.from_numpy(array) for array in arrays.values()]
     with context:

@@ -1,0 +1,583 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <ATen/ATen.h>
+#include <c10/core/DeviceGuard.h>
+#include <c10/core/StreamGuard.h>
+
+#include <optional>
+#include <thread>
+
+#include "archives.h"
+#include "fake_device.h"
+#include "ts_infer/model.h"
+#include "ts_infer/torch.h"
+
+namespace ts_infer {
+namespace {
+
+using namespace std::chrono_literals;
+using ::testing::AllOf;
+using ::testing::Contains;
+using testing::current_stream;
+using testing::Delay;
+using ::testing::Each;
+using ::testing::ElementsAre;
+using testing::fake_device;
+using ::testing::HasSubstr;
+using testing::Hold;
+using testing::host_waits;
+
+constexpr const char* kLinear = R"(
+def forward(self, x):
+    return torch.relu(torch.matmul(x, self.weight)) + 1
+)";
+
+/// Adds to its state in place, and returns a copy.
+constexpr const char* kSum = R"(
+def forward(self, x):
+    self.state.add_(x)
+    return self.state * 1
+)";
+
+Model load_bytes(const std::string& bytes, LoadOptions options = {}) {
+  return Model::load(bytes.data(), bytes.size(), options);
+}
+
+Model load(const std::string& source, LoadOptions options = {}) {
+  return load_bytes(testing::archive(source), std::move(options));
+}
+
+Tensor on_host(c10::IntArrayRef shape, double value = 1) {
+  return from_torch(at::full(shape, value));
+}
+
+Tensor on_device(c10::IntArrayRef shape, double value = 1, int index = 0) {
+  return from_torch(at::full(shape, value).to(fake_device(index)));
+}
+
+/// Waits for the calling thread's current stream.
+std::vector<float> values(const Tensor& tensor) {
+  const Tensor host = tensor.to_host();
+  return {host.data<float>(), host.data<float>() + host.numel()};
+}
+
+RunOptions on_stream(c10::Stream stream) {
+  RunOptions options;
+  options.stream = testing::native_handle(stream);
+  return options;
+}
+
+RunOptions to_device(const std::string& device) {
+  RunOptions options;
+  options.output_device = device;
+  return options;
+}
+
+RunOptions into(std::vector<Tensor> buffers) {
+  RunOptions options;
+  options.outputs = std::move(buffers);
+  return options;
+}
+
+template <typename E, typename F>
+std::string message_of(F&& call) {
+  try {
+    call();
+  } catch (const E& error) {
+    return error.what();
+  }
+  ADD_FAILURE() << "nothing was thrown";
+  return "";
+}
+
+// ---- The fake device itself: what the tests below rely on.
+
+TEST(FakeDeviceTest, RunsLaterWhatIsEnqueued) {
+  const at::Tensor tensor = at::ones({4}).to(fake_device());
+  Hold hold(current_stream());
+  const at::Tensor sum = tensor + 1;
+  EXPECT_FALSE(testing::is_idle(current_stream()));
+  hold.release();
+  EXPECT_EQ(sum.cpu().sum().item<float>(), 8.0f);
+}
+
+TEST(FakeDeviceTest, PoisonsFreedMemoryUnlessItsUseIsRecorded) {
+  const c10::Stream other = testing::new_stream();
+  for (const bool recorded : {false, true}) {
+    at::Tensor tensor = at::ones({4}).to(fake_device());
+    at::Tensor sum;
+    Hold hold(other);
+    {
+      const c10::StreamGuard guard(other);
+      sum = tensor + 1;
+    }
+    if (recorded) tensor.record_stream(other);
+    tensor.reset();
+    testing::synchronize(current_stream());
+    hold.release();
+    testing::synchronize(other);
+    EXPECT_EQ(sum.isnan().any().item<bool>(), !recorded);
+  }
+}
+
+TEST(FakeDeviceTest, ComputesWhatTheHostComputes) {
+  const auto host = at::TensorOptions(c10::kCPU);
+  const at::Tensor image = at::randn({2, 3, 8, 8}, host);
+  const at::Tensor kernel = at::randn({4, 3, 3, 3}, host);
+  const at::Tensor weight = at::randn({5, 4}, host);
+  const auto compute = [&](c10::Device device) {
+    at::Tensor x = at::conv2d(image.to(device), kernel.to(device), {}, 1, 1);
+    x = at::max_pool2d(at::batch_norm(x, {}, {}, at::zeros({4}).to(device),
+                                      at::ones({4}).to(device), false, 0.1, 1e-5, false),
+                       2);
+    x = at::layer_norm(x.mean({2, 3}), {4});
+    x = at::linear(at::gelu(x), weight.to(device));
+    x = at::cat({x, at::softmax(x, 1)}, 1).transpose(0, 1).contiguous();
+    x = x.index({x.sum(1) > 0}).clamp_min_(-1);
+    return at::where(x > 0, x, at::embedding(at::eye(2), at::arange(2)).to(device).sum()).cpu();
+  };
+  EXPECT_TRUE(at::allclose(compute(fake_device(1)), compute(c10::kCPU), 1e-5, 1e-6));
+}
+
+// ---- Which device
+
+TEST(DeviceTest, AvailableDevicesListsTheAccelerator) {
+  EXPECT_THAT(available_devices(), ElementsAre("cpu", "fake:0", "fake:1"));
+}
+
+TEST(DeviceTest, AutoTakesTheAccelerator) { EXPECT_EQ(load(kLinear).info().device, "fake:0"); }
+
+TEST(DeviceTest, NameWithoutIndexIsTheCurrentDevice) {
+  const c10::DeviceGuard guard(fake_device(1));
+  LoadOptions options;
+  options.device = "fake";
+  EXPECT_EQ(load(kLinear, options).info().device, "fake:1");
+}
+
+TEST(DeviceTest, LoadRejectsDevicesThatAreNotHere) {
+  for (const char* device : {"fake:2", "cuda", "cuda:0", "nonsense"}) {
+    LoadOptions options;
+    options.device = device;
+    EXPECT_THAT(message_of<ModelLoadError>([&] { load(kLinear, options); }),
+                AllOf(HasSubstr("cpu or fake:0 or fake:1"), HasSubstr(device)));
+  }
+}
+
+TEST(DeviceTest, LegacyExecutorStepsDown) {
+  const Model model = load(kLinear);
+  EXPECT_EQ(model.info().executor, "simple");
+  EXPECT_THAT(model.info().decisions, Contains(HasSubstr("executor simple, not legacy")));
+}
+
+TEST(DeviceTest, EveryExecutorComputesTheSame) {
+  for (const char* executor : {"simple", "profiling", "profiling-no-fusion"}) {
+    LoadOptions options;
+    options.executor = executor;
+    Model model = load(kLinear, options);
+    for (int call = 0; call < 4; ++call) {
+      EXPECT_THAT(values(model.forward({on_host({1, 4})})[0]), Each(3.0f)) << executor;
+    }
+  }
+}
+
+TEST(DeviceTest, RunsOnTheSecondDevice) {
+  LoadOptions options;
+  options.device = "fake:1";
+  Model model = load(kLinear, options);
+  EXPECT_THAT(values(model.forward({on_host({1, 4})})[0]), Each(3.0f));
+  const auto outputs = model.forward({on_device({1, 4}, 1, 1)});
+  EXPECT_EQ(outputs[0].device(), "fake:1");
+  EXPECT_THAT(values(outputs[0]), Each(3.0f));
+  EXPECT_EQ(c10::impl::VirtualGuardImpl(fake_device().type()).getDevice().index(), 0);
+}
+
+TEST(DeviceTest, HostModelRunsBesideAnAccelerator) {
+  LoadOptions options;
+  options.device = "cpu";
+  Model model = load(kLinear, options);
+  EXPECT_THAT(values(model.forward({on_host({1, 4})})[0]), Each(3.0f));
+  EXPECT_THAT(message_of<InputError>([&] {
+                model.forward({on_device({1, 4})});
+              }),
+              HasSubstr("expected cpu, got fake:0"));
+}
+
+// ---- Host inputs
+
+TEST(DeviceTest, HostInputsComeBackToTheHostAfterOneWait) {
+  Model model = load("def forward(self, x):\n    return x + 1, {'a': [x.t()], 'b': [x[0] * 2]}\n");
+  const Delay delay(5ms);
+  const std::size_t before = host_waits();
+  const auto outputs = model.forward({on_host({3, 2})});
+  EXPECT_EQ(host_waits(), before + 1);
+  EXPECT_TRUE(testing::all_idle());
+  for (const Tensor& output : outputs) EXPECT_EQ(output.device(), "cpu");
+  EXPECT_THAT(values(outputs.at(0)), Each(2.0f));
+  EXPECT_THAT(outputs.at(1).shape(), ElementsAre(2, 3));
+  EXPECT_THAT(values(outputs.at(1)), Each(1.0f));
+  EXPECT_THAT(values(outputs.at(2)), ElementsAre(2, 2));
+}
+
+TEST(DeviceTest, HostInputsMayBeNonContiguousAndOfEveryDtype) {
+  Model model = load("def forward(self, x):\n    return x + x\n");
+  const Delay delay(2ms);
+  for (const auto dtype : {at::kByte, at::kLong, at::kHalf, at::kDouble, at::kComplexFloat}) {
+    const at::Tensor input = at::arange(12).reshape({3, 4}).to(dtype).t();
+    const at::Tensor output = to_torch(model.forward({from_torch(input)})[0]);
+    EXPECT_TRUE(at::equal(output, input + input)) << dtype;
+    EXPECT_EQ(output.scalar_type(), dtype);
+  }
+}
+
+TEST(DeviceTest, TimesComeFromEvents) {
+  Timing seen;
+  LoadOptions options;
+  options.on_timing = [&](const Timing& timing) { seen = timing; };
+  Model model = load(kLinear, options);
+  const Delay delay(3ms);
+  model.forward({on_host({1, 4})});
+  EXPECT_GT(seen.h2d_ms, 0);
+  EXPECT_GT(seen.compute_ms, 0);
+  EXPECT_GT(seen.d2h_ms, 0);
+  EXPECT_GE(seen.total_ms, seen.h2d_ms + seen.compute_ms + seen.d2h_ms);
+  EXPECT_GT(model.stats().compute_ms, 0);
+}
+
+TEST(DeviceTest, HostOutputsAreOrdinaryTensors) {
+  Model model = load(kLinear);
+  at::Tensor output = to_torch(model.forward({on_host({1, 4})})[0]);
+  EXPECT_FALSE(output.is_inference());
+  output += 1;
+  EXPECT_EQ(output[0][0].item<float>(), 4.0f);
+}
+
+TEST(DeviceTest, HostInputsLeaveTheCallersStreamAlone) {
+  Model model = load(kLinear);
+  Hold hold(current_stream());
+  EXPECT_THAT(values(model.forward({on_host({1, 4})})[0]), Each(3.0f));  // would wait for ever
+}
+
+TEST(DeviceTest, HostThreadsHaveStreamsOfTheirOwn) {
+  Model model = load(kLinear);
+  const Delay delay(1ms);
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&model, i] {
+      for (int call = 0; call < 5; ++call) {
+        const float expected = 2.0f * static_cast<float>(i) + 1;
+        EXPECT_THAT(values(model.forward({on_host({2, 4}, i)})[0]), Each(expected));
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+TEST(DeviceTest, HostInputsCanLeaveOutputsOnTheDevice) {
+  Model model = load(kLinear);
+  const Delay delay(2ms);
+  const auto outputs = model.forward({on_host({1, 4})}, to_device("fake:0"));
+  EXPECT_EQ(outputs[0].device(), "fake:0");
+  EXPECT_TRUE(testing::all_idle());
+  EXPECT_THAT(values(outputs[0]), Each(3.0f));
+}
+
+TEST(DeviceTest, OutputsLeftOnTheDeviceAreSafeOnTheCallersStream) {
+  Model model = load(kLinear);
+  auto outputs = model.forward({on_host({1, 4})}, to_device("fake"));
+  Hold hold(current_stream());
+  const at::Tensor read_late = to_torch(outputs[0]) + 1;
+  outputs.clear();
+  model.forward({on_host({1, 4})});  // what was freed is poisoned by now
+  hold.release();
+  EXPECT_THAT(values(from_torch(read_late)), Each(4.0f));
+}
+
+// ---- Device inputs
+
+TEST(DeviceTest, DeviceInputsWaitForNothing) {
+  Model model = load(kLinear);
+  const Tensor input = on_device({1, 4});
+  Hold hold(current_stream());
+  const std::size_t before = host_waits();
+  const auto outputs = model.forward({input});
+  EXPECT_EQ(host_waits(), before);
+  EXPECT_FALSE(testing::is_idle(current_stream()));
+  EXPECT_EQ(outputs[0].device(), "fake:0");
+  hold.release();
+  EXPECT_THAT(values(outputs[0]), Each(3.0f));
+}
+
+TEST(DeviceTest, ModelsChainOnTheDevice) {
+  Model first = load(kLinear);
+  Model second = load("def forward(self, x):\n    return x * 2\n");
+  const Tensor input = on_device({1, 4});
+  Hold hold(current_stream());
+  const auto outputs = second.forward(first.forward({input}));  // its input is dropped unread
+  hold.release();
+  EXPECT_THAT(values(outputs[0]), Each(6.0f));
+}
+
+TEST(DeviceTest, DeviceOutputsAreOrdinaryAndOutliveTheModel) {
+  std::vector<Tensor> outputs;
+  const Tensor input = on_device({1, 4});
+  const Delay delay(2ms);
+  {
+    Model model = load(kLinear);
+    outputs = model.forward({input});
+  }
+  EXPECT_FALSE(to_torch(outputs[0]).is_inference());
+  to_torch(outputs[0]).add_(1);
+  EXPECT_THAT(values(outputs[0]), Each(4.0f));
+}
+
+TEST(DeviceTest, DeviceOutputsNeverAliasWeightsStateOrInputs) {
+  Model model = load("def forward(self, x):\n    return self.weight, self.state, x, x[0]\n");
+  const Tensor input = on_device({2, 4});
+  const Delay delay(1ms);
+  for (Tensor output : model.forward({input})) to_torch(output).fill_(7);
+  EXPECT_THAT(values(input), Each(1.0f));
+  const auto again = model.forward({input});
+  EXPECT_THAT(values(again[0]), Each(0.5f));
+  EXPECT_THAT(values(again[1]), Each(0.0f));
+}
+
+TEST(DeviceTest, HostOutputsNeverAliasWeightsOrInputs) {
+  Model model = load("def forward(self, x):\n    return self.weight, x\n");
+  const Tensor input = on_host({4});
+  for (Tensor output : model.forward({input})) to_torch(output).fill_(7);
+  EXPECT_THAT(values(input), Each(1.0f));
+  EXPECT_THAT(values(model.forward({input})[0]), Each(0.5f));
+}
+
+TEST(DeviceTest, DeviceInputsCanSendOutputsToTheHost) {
+  Model model = load(kLinear);
+  const Tensor input = on_device({1, 4});
+  const Delay delay(3ms);
+  const std::size_t before = host_waits();
+  const auto outputs = model.forward({input}, to_device("cpu"));
+  EXPECT_EQ(host_waits(), before + 1);
+  EXPECT_EQ(outputs[0].device(), "cpu");
+  EXPECT_THAT(values(outputs[0]), Each(3.0f));
+}
+
+TEST(DeviceTest, RunsOnTheStreamThatIsGiven) {
+  Model model = load(kLinear);
+  const Tensor input = on_device({1, 4});
+  const c10::Stream caller = current_stream();
+  const c10::Stream other = testing::new_stream();
+  Hold current(caller);
+  Hold held(other);
+  const auto outputs = model.forward({input}, on_stream(other));
+  EXPECT_EQ(current_stream(), caller);
+  EXPECT_FALSE(testing::is_idle(other));
+  held.release();
+  testing::synchronize(other);
+  current.release();
+  EXPECT_THAT(values(outputs[0]), Each(3.0f));
+}
+
+TEST(DeviceTest, InputsMayBeDroppedWhileTheGivenStreamReadsThem) {
+  Model model = load(kLinear);
+  std::vector<Tensor> inputs = {on_device({1, 4})};
+  const c10::Stream other = testing::new_stream();
+  Hold hold(other);
+  const auto outputs = model.forward(inputs, on_stream(other));
+  inputs.clear();
+  testing::synchronize(current_stream());
+  hold.release();
+  testing::synchronize(other);
+  EXPECT_THAT(values(outputs[0]), Each(3.0f));
+}
+
+TEST(DeviceTest, RejectsInputsOnDifferentDevices) {
+  Model model = load("def forward(self, x, y):\n    return x + y\n");
+  EXPECT_THAT(message_of<InputError>([&] {
+                model.forward({on_device({1}), on_host({1})});
+              }),
+              AllOf(HasSubstr("input \"y\""), HasSubstr("all inputs on cpu or all on fake:0")));
+  EXPECT_THAT(message_of<InputError>([&] {
+                model.forward({on_host({1}), on_device({1})});
+              }),
+              HasSubstr("input \"y\""));
+  EXPECT_THAT(message_of<InputError>([&] {
+                model.forward({on_device({1}, 1, 1), on_device({1}, 1, 1)});
+              }),
+              AllOf(HasSubstr("input \"x\""), HasSubstr("got fake:1")));
+  EXPECT_THAT(values(model.forward({on_device({1}), on_device({1})})[0]), ElementsAre(2));
+}
+
+TEST(DeviceTest, RejectsOutputDevicesThatAreNotTheModels) {
+  Model model = load(kLinear);
+  for (const char* device : {"fake:1", "fake:7", "cuda"}) {
+    EXPECT_THAT(message_of<InputError>([&] {
+                  model.forward({on_host({1, 4})}, to_device(device));
+                }),
+                HasSubstr(device));
+  }
+}
+
+// ---- Buffers of the caller
+
+TEST(DeviceTest, HostBuffersReceiveOutputs) {
+  Model model = load(kLinear);
+  const Delay delay(3ms);
+  for (const Tensor& input : {on_host({2, 4}), on_device({2, 4})}) {
+    const Tensor buffer = on_host({2, 4}, 0);
+    const auto outputs = model.forward({input}, into({buffer}));
+    EXPECT_TRUE(testing::is_idle(current_stream()));
+    EXPECT_EQ(outputs[0].data_ptr(), buffer.data_ptr());
+    EXPECT_THAT(values(buffer), Each(3.0f));
+  }
+}
+
+TEST(DeviceTest, HostBuffersMayBeNonContiguous) {
+  Model model = load(kLinear);
+  const Delay delay(2ms);
+  const at::Tensor whole = at::zeros({4, 6});
+  model.forward({on_host({2, 4})}, into({from_torch(whole.narrow(1, 1, 2).t())}));
+  EXPECT_EQ(whole.sum().item<float>(), 24.0f);
+  EXPECT_TRUE(whole.narrow(1, 1, 2).eq(3).all().item<bool>());
+}
+
+TEST(DeviceTest, DeviceBuffersReceiveOutputsOfDeviceInputsUnwaited) {
+  Model model = load(kLinear);
+  const Tensor input = on_device({2, 4});
+  const Tensor buffer = on_device({2, 4}, 0);
+  Hold hold(current_stream());
+  const std::size_t before = host_waits();
+  model.forward({input}, into({buffer}));
+  EXPECT_EQ(host_waits(), before);
+  hold.release();
+  EXPECT_THAT(values(buffer), Each(3.0f));
+}
+
+TEST(DeviceTest, DeviceBuffersReceiveOutputsOfHostInputs) {
+  Model model = load(kLinear);
+  const Tensor buffer = on_device({2, 4}, 0);
+  const Delay delay(2ms);
+  model.forward({on_host({2, 4})}, into({buffer}));
+  EXPECT_THAT(values(buffer), Each(3.0f));
+}
+
+TEST(DeviceTest, DeviceBuffersAreNotWrittenBeforeTheirReaders) {
+  Model model = load(kLinear);
+  const Tensor buffer = on_device({2, 4}, 7);
+  const Delay delay(current_stream(), 50ms);
+  const at::Tensor read_before = to_torch(buffer) * 1;
+  model.forward({on_host({2, 4})}, into({buffer}));
+  EXPECT_THAT(values(from_torch(read_before)), Each(7.0f));
+  EXPECT_THAT(values(buffer), Each(3.0f));
+}
+
+// ---- State
+
+TEST(DeviceTest, StatefulCallsOnHostThreadsTakeTurns) {
+  Model model = load(kSum);
+  ASSERT_TRUE(model.info().stateful);
+  const Delay delay(1ms);
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&model] {
+      float last = 0;
+      for (int call = 0; call < 5; ++call) {
+        const auto seen = values(model.forward({on_host({4})})[0]);
+        EXPECT_THAT(seen, Each(seen[0]));
+        EXPECT_GT(seen[0], last);
+        last = seen[0];
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_THAT(values(model.forward({on_host({4})})[0]), Each(21.0f));
+}
+
+TEST(DeviceTest, StatefulCallsOnTwoStreamsStayInOrder) {
+  Model model = load(kSum);
+  const Tensor input = on_device({4});
+  const c10::Stream first = testing::new_stream();
+  const c10::Stream second = testing::new_stream();
+  Hold hold(first);
+  const auto one = model.forward({input}, on_stream(first));
+  const auto two = model.forward({input}, on_stream(second));
+  EXPECT_FALSE(testing::is_idle(second));
+  hold.release();
+  testing::synchronize(first);
+  testing::synchronize(second);
+  EXPECT_THAT(values(one[0]), Each(1.0f));
+  EXPECT_THAT(values(two[0]), Each(2.0f));
+}
+
+TEST(DeviceTest, HostInputsFollowStatefulCallsThatNobodyWaitedFor) {
+  Model model = load(kSum);
+  const Tensor input = on_device({4});
+  const Delay delay(current_stream(), 30ms);
+  model.forward({input});
+  EXPECT_THAT(values(model.forward({on_host({4})})[0]), Each(2.0f));
+}
+
+TEST(DeviceTest, ClonesHaveTheirOwnState) {
+  Model model = load(kSum);
+  const Tensor input = on_device({4});
+  const Delay delay(3ms);
+  model.forward({input});
+  Model copy = model.clone();
+  model.forward({input});
+  EXPECT_THAT(values(copy.forward({on_host({4})})[0]), Each(2.0f));
+  EXPECT_THAT(values(model.forward({on_host({4})})[0]), Each(3.0f));
+}
+
+TEST(DeviceTest, MethodsWithoutInputsRunOnTheDevice) {
+  Model model =
+      load(std::string(kSum) + "\ndef reset(self) -> int:\n    self.state.zero_()\n    return 3\n");
+  const Delay delay(2ms);
+  model.forward({on_host({4}, 5)});
+  EXPECT_EQ(model.run_method("reset").as_int(), 3);
+  EXPECT_THAT(values(model.forward({on_host({4})})[0]), Each(1.0f));
+}
+
+// ---- Errors
+
+TEST(DeviceTest, AnswersAfterAnErrorInTheModel) {
+  Model model = load(kLinear);
+  EXPECT_THAT(message_of<ExecutionError>([&] {
+                model.forward({on_host({1, 3})});
+              }),
+              HasSubstr("mat1 and mat2"));
+  EXPECT_THAT(message_of<ExecutionError>([&] {
+                model.forward({on_device({1, 3})});
+              }),
+              HasSubstr("mat1 and mat2"));
+  EXPECT_THAT(values(model.forward({on_host({1, 4})})[0]), Each(3.0f));
+  EXPECT_THAT(values(model.forward({on_device({1, 4})})[0]), Each(3.0f));
+}
+
+TEST(DeviceTest, AnswersAfterAnErrorOnTheDevice) {
+  Model model = load("def forward(self, i):\n    return self.weight[i]\n");
+  const auto at_index = [](std::int64_t i) { return from_torch(at::full({1}, i, at::kLong)); };
+  EXPECT_THAT(message_of<ExecutionError>([&] { model.forward({at_index(9)}); }),
+              HasSubstr("out of bounds"));
+  EXPECT_THAT(values(model.forward({at_index(1)})[0]), Each(0.5f));
+}
+
+TEST(DeviceTest, ErrorsLeaveNoCopyBehindThatReadsTheInputs) {
+  Model model = load(kLinear);
+  const Delay delay(10ms);
+  EXPECT_THROW(model.forward({on_host({1, 3})}), ExecutionError);
+  EXPECT_TRUE(testing::all_idle());
+}
+
+TEST(DeviceTest, ErrorsLeaveNoCopyBehindThatWritesTheBuffers) {
+  Model model = load("def forward(self, x):\n    return x + 1, x + 2\n");
+  for (const Tensor& input : {on_host({4}), on_device({4})}) {
+    const Tensor buffer = on_host({4}, 0);
+    const Delay delay(10ms);
+    EXPECT_THROW(model.forward({input}, into({buffer, on_host({3})})), InputError);
+    to_torch(buffer).fill_(7);
+    testing::synchronize_all();
+    EXPECT_THAT(values(buffer), Each(7.0f));
+  }
+}
+
+}  // namespace
+}  // namespace ts_infer

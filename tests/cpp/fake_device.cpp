@@ -1,0 +1,645 @@
+#include "fake_device.h"
+
+#include <ATen/EmptyTensor.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/detail/PrivateUse1HooksInterface.h>
+#include <ATen/ops/_local_scalar_dense.h>
+#include <ATen/ops/_reshape_alias_native.h>
+#include <ATen/ops/as_strided_native.h>
+#include <ATen/ops/empty_strided.h>
+#include <ATen/ops/unfold_native.h>
+#include <ATen/ops/view_native.h>
+#include <ATen/ops/zeros.h>
+#include <c10/core/Allocator.h>
+#include <c10/core/InferenceMode.h>
+#include <c10/core/impl/DeviceGuardImplInterface.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <condition_variable>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <set>
+#include <thread>
+#include <vector>
+
+#include "ivalues.h"
+
+namespace ts_infer::testing {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Stack = torch::jit::Stack;
+
+constexpr c10::DeviceType kFake = c10::DeviceType::PrivateUse1;
+constexpr c10::DeviceIndex kDevices = 2;
+constexpr std::size_t kPoolStreams = 16;  // of a device; reused round robin, as CUDA's are
+constexpr int kPoison = 0xff;             // NaN in every floating type, -1 in signed integers
+
+std::atomic<std::size_t> waits{0};
+std::atomic<std::int64_t> delay_of_all_ms{0};
+
+/// Runs tasks in order, on a thread of its own. Never destroyed.
+class Worker {
+ public:
+  Worker() {
+    std::thread([this] { run(); }).detach();
+  }
+
+  void enqueue(std::function<void()> run) { push({std::move(run), true}); }
+
+  /// Enqueues what the device does for itself.
+  void enqueue_housekeeping(std::function<void()> run) { push({std::move(run), false}); }
+
+  /// Enqueues what takes time on a device, an operator or a copy.
+  void enqueue_work(std::function<void()> run) {
+    enqueue([this, run = std::move(run)] {
+      const auto late = std::max(delay_ms.load(), delay_of_all_ms.load());
+      if (late > 0) std::this_thread::sleep_for(std::chrono::milliseconds(late));
+      run();
+    });
+  }
+
+  bool is_idle() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return std::none_of(tasks_.begin(), tasks_.end(), [](const Task& task) { return task.counts; });
+  }
+
+  /// Waits for what is enqueued now, and throws the error of a task that failed, once.
+  void synchronize() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    changed_.wait(lock, [this] { return tasks_.empty(); });
+    const std::string error = std::exchange(error_, "");
+    lock.unlock();
+    TORCH_CHECK(error.empty(), "fake device: ", error);
+  }
+
+  std::atomic<std::int64_t> delay_ms{0};
+
+ private:
+  struct Task {
+    std::function<void()> run;
+    bool counts;
+  };
+
+  void push(Task task) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    tasks_.push_back(std::move(task));
+    changed_.notify_all();
+  }
+
+  void run() {
+    const c10::InferenceMode inference;
+    for (;;) {
+      std::unique_lock<std::mutex> lock(mutex_);
+      changed_.wait(lock, [this] { return !tasks_.empty(); });
+      const auto run = tasks_.front().run;  // the task stays there while it runs
+      lock.unlock();
+      std::string error;
+      try {
+        run();
+      } catch (const c10::Error& caught) {
+        error = caught.what_without_backtrace();
+      } catch (const std::exception& caught) {
+        error = caught.what();
+      }
+      lock.lock();
+      tasks_.pop_front();
+      if (error_.empty()) error_ = error;
+      changed_.notify_all();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<Task> tasks_;
+  std::string error_;
+};
+
+/// The streams of a device: 0 is its default one, the others' ids are their workers' addresses.
+struct DeviceState {
+  Worker default_worker;
+  std::mutex mutex;
+  std::vector<Worker*> pool;
+  std::size_t next = 0;
+};
+
+DeviceState& state_of(c10::DeviceIndex index) {
+  static auto* const states = new std::array<DeviceState, kDevices>();
+  return states->at(static_cast<std::size_t>(index));
+}
+
+std::vector<Worker*> workers_of(c10::DeviceIndex index) {
+  DeviceState& state = state_of(index);
+  const std::lock_guard<std::mutex> lock(state.mutex);
+  std::vector<Worker*> workers = state.pool;
+  workers.push_back(&state.default_worker);
+  return workers;
+}
+
+thread_local c10::DeviceIndex current_index = 0;
+thread_local std::array<c10::StreamId, kDevices> current_ids = {};
+
+c10::DeviceIndex index_of(c10::Device device) {
+  return device.has_index() ? device.index() : current_index;
+}
+
+c10::Stream stream_of(c10::DeviceIndex index, c10::StreamId id) {
+  return c10::Stream(c10::Stream::UNSAFE, c10::Device(kFake, index), id);
+}
+
+Worker& worker_of(c10::Stream stream) {
+  if (stream.id() == 0) return state_of(stream.device_index()).default_worker;
+  return *reinterpret_cast<Worker*>(stream.id());
+}
+
+Worker& current_worker(c10::Device device) { return worker_of(current_stream(device)); }
+
+void wait_for(Worker& worker) {
+  waits.fetch_add(1);
+  worker.synchronize();
+}
+
+struct EventState {
+  std::mutex mutex;
+  std::condition_variable changed;
+  bool done = false;
+  Clock::time_point when;
+
+  void mark() {
+    const std::lock_guard<std::mutex> lock(mutex);
+    done = true;
+    when = Clock::now();
+    changed.notify_all();
+  }
+  void wait() {
+    std::unique_lock<std::mutex> lock(mutex);
+    changed.wait(lock, [this] { return done; });
+  }
+};
+
+using EventPointer = std::shared_ptr<EventState>;
+
+EventState& event_of(void* event) { return **static_cast<EventPointer*>(event); }
+
+class Guard final : public c10::impl::DeviceGuardImplInterface {
+ public:
+  c10::DeviceType type() const override { return kFake; }
+  c10::DeviceIndex deviceCount() const noexcept override { return kDevices; }
+
+  c10::Device getDevice() const override { return {kFake, current_index}; }
+  void setDevice(c10::Device device) const override {
+    TORCH_CHECK(device.index() < kDevices, "no such device: ", device);
+    uncheckedSetDevice(device);
+  }
+  void uncheckedSetDevice(c10::Device device) const noexcept override {
+    current_index = index_of(device);
+  }
+  c10::Device exchangeDevice(c10::Device device) const override {
+    const c10::Device previous = getDevice();
+    setDevice(device);
+    return previous;
+  }
+
+  c10::Stream getStream(c10::Device device) const override {
+    const c10::DeviceIndex index = index_of(device);
+    return stream_of(index, current_ids.at(static_cast<std::size_t>(index)));
+  }
+  c10::Stream getDefaultStream(c10::Device device) const override {
+    return stream_of(index_of(device), 0);
+  }
+  c10::Stream getNewStream(c10::Device device, int /*priority*/) const override {
+    return getStreamFromGlobalPool(device, false);
+  }
+  c10::Stream getStreamFromGlobalPool(c10::Device device, bool /*high*/) const override {
+    const c10::DeviceIndex index = index_of(device);
+    DeviceState& state = state_of(index);
+    const std::lock_guard<std::mutex> lock(state.mutex);
+    if (state.pool.size() < kPoolStreams) state.pool.push_back(new Worker());
+    Worker* const worker = state.pool[state.next++ % kPoolStreams];
+    return stream_of(index, reinterpret_cast<c10::StreamId>(worker));
+  }
+  c10::Stream exchangeStream(c10::Stream stream) const override {
+    const c10::Stream previous = getStream(stream.device());
+    current_ids.at(static_cast<std::size_t>(stream.device_index())) = stream.id();
+    return previous;
+  }
+  void* getStreamNativeHandle(c10::Stream stream) const override {
+    return reinterpret_cast<void*>(stream.id());
+  }
+  bool queryStream(const c10::Stream& stream) const override { return worker_of(stream).is_idle(); }
+  void synchronizeStream(const c10::Stream& stream) const override { wait_for(worker_of(stream)); }
+  void synchronizeDevice(c10::DeviceIndex index) const override {
+    waits.fetch_add(1);
+    for (Worker* worker : workers_of(index)) worker->synchronize();
+  }
+
+  void record(void** event, const c10::Stream& stream, c10::DeviceIndex /*index*/,
+              c10::EventFlag /*flag*/) const override {
+    if (!*event) *event = new EventPointer();
+    auto& pointer = *static_cast<EventPointer*>(*event);
+    pointer = std::make_shared<EventState>();  // who waits for the version before goes on so
+    worker_of(stream).enqueue([version = pointer] { version->mark(); });
+  }
+  void block(void* event, const c10::Stream& stream) const override {
+    worker_of(stream).enqueue([version = *static_cast<EventPointer*>(event)] { version->wait(); });
+  }
+  bool queryEvent(void* event) const override {
+    EventState& state = event_of(event);
+    const std::lock_guard<std::mutex> lock(state.mutex);
+    return state.done;
+  }
+  void synchronizeEvent(void* event) const override {
+    waits.fetch_add(1);
+    event_of(event).wait();
+  }
+  double elapsedTime(void* start, void* end, c10::DeviceIndex /*index*/) const override {
+    return std::chrono::duration<double, std::milli>(event_of(end).when - event_of(start).when)
+        .count();
+  }
+  void destroyEvent(void* event, c10::DeviceIndex /*index*/) const noexcept override {
+    delete static_cast<EventPointer*>(event);
+  }
+
+  void recordDataPtrOnStream(const c10::DataPtr& data, const c10::Stream& stream) const override;
+};
+
+/// Memory that, once freed, is poisoned and kept, so that a late reader reads poison.
+struct Block {
+  std::unique_ptr<std::byte[]> memory;
+  std::size_t size;
+  std::mutex mutex;
+  std::set<Worker*> used_by;  // the stream that it was allocated on, and those recorded
+};
+
+void free_block(void* context) {
+  auto* const block = static_cast<Block*>(context);
+  const std::lock_guard<std::mutex> lock(block->mutex);
+  // Nobody waits for another stream: the last one to get here poisons.
+  auto left = std::make_shared<std::atomic<std::size_t>>(block->used_by.size());
+  for (Worker* worker : block->used_by) {
+    worker->enqueue_housekeeping([block, left] {
+      if (left->fetch_sub(1) == 1) std::memset(block->memory.get(), kPoison, block->size);
+    });
+  }
+}
+
+class FakeAllocator final : public c10::Allocator {
+ public:
+  c10::DataPtr allocate(std::size_t size) override {
+    const c10::Device device(kFake, current_index);
+    if (size == 0) return {nullptr, device};
+    auto* const block = new Block{std::make_unique<std::byte[]>(size), size, {}, {}};
+    std::memset(block->memory.get(), kPoison, size);
+    block->used_by.insert(&current_worker(device));
+    const std::lock_guard<std::mutex> lock(mutex_);
+    blocks_.push_back(block);
+    return {block->memory.get(), block, &free_block, device};
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
+  void copy_data(void* to, const void* from, std::size_t count) const override {
+    const c10::Device device(kFake, current_index);
+    current_worker(device).enqueue_work([=] { std::memcpy(to, from, count); });
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<Block*> blocks_;  // reachable for ever
+};
+
+FakeAllocator& allocator() {
+  static auto* const instance = new FakeAllocator();
+  return *instance;
+}
+
+void Guard::recordDataPtrOnStream(const c10::DataPtr& data, const c10::Stream& stream) const {
+  if (data.get_deleter() != &free_block) return;
+  auto* const block = static_cast<Block*>(data.get_context());
+  const std::lock_guard<std::mutex> lock(block->mutex);
+  block->used_by.insert(&worker_of(stream));
+}
+
+struct Hooks final : at::PrivateUse1HooksInterface {
+  bool isBuilt() const override { return true; }
+  bool isAvailable() const override { return true; }
+  bool hasPrimaryContext(c10::DeviceIndex /*index*/) const override { return true; }
+  c10::DeviceIndex deviceCount() const override { return kDevices; }
+  c10::DeviceIndex getCurrentDevice() const override { return current_index; }
+};
+
+// ---- Operators
+
+at::Tensor empty(c10::IntArrayRef size, std::optional<c10::ScalarType> dtype,
+                 std::optional<c10::Layout> /*layout*/, std::optional<c10::Device> device,
+                 std::optional<bool> /*pin_memory*/, std::optional<c10::MemoryFormat> format) {
+  const c10::DeviceGuard guard(device.value_or(fake_device(current_index)));
+  return at::detail::empty_generic(size, &allocator(),
+                                   c10::DispatchKeySet(c10::DispatchKey::PrivateUse1),
+                                   c10::dtype_or_default(dtype), format);
+}
+
+at::Tensor empty_strided(c10::IntArrayRef size, c10::IntArrayRef stride,
+                         std::optional<c10::ScalarType> dtype,
+                         std::optional<c10::Layout> /*layout*/, std::optional<c10::Device> device,
+                         std::optional<bool> /*pin_memory*/) {
+  const c10::DeviceGuard guard(device.value_or(fake_device(current_index)));
+  return at::detail::empty_strided_generic(size, stride, &allocator(),
+                                           c10::DispatchKeySet(c10::DispatchKey::PrivateUse1),
+                                           c10::dtype_or_default(dtype));
+}
+
+/// A host tensor over the same memory, which it does not keep: the stream's order must.
+at::Tensor over_memory_of(const at::Tensor& tensor) {
+  const c10::InferenceMode inference;
+  const c10::Storage& storage = tensor.storage();
+  c10::Storage borrowed(c10::Storage::use_byte_size_t(), storage.nbytes(),
+                        c10::DataPtr(const_cast<void*>(storage.data()), c10::kCPU));
+  at::Tensor result = at::detail::make_tensor<c10::TensorImpl>(
+      std::move(borrowed), c10::DispatchKeySet(c10::DispatchKey::CPU), tensor.dtype());
+  result.unsafeGetTensorImpl()->set_sizes_and_strides(tensor.sizes(), tensor.strides(),
+                                                      tensor.storage_offset());
+  if (tensor.is_conj()) result._set_conj(true);
+  if (tensor.is_neg()) result._set_neg(true);
+  return result;
+}
+
+at::Tensor zeros_like_on_host(const at::Tensor& tensor) {
+  const auto bytes =
+      at::detail::computeStorageNbytes(tensor.sizes(), tensor.strides(), tensor.dtype().itemsize());
+  const auto elements = static_cast<std::int64_t>(bytes / tensor.dtype().itemsize());
+  return at::zeros({elements}, tensor.scalar_type()).as_strided(tensor.sizes(), tensor.strides());
+}
+
+void resize_to(const at::Tensor& tensor, const at::Tensor& model) {
+  if (tensor.sizes() == model.sizes()) return;
+  const at::Tensor fresh =
+      empty_strided(model.sizes(), model.strides(), tensor.scalar_type(), {}, tensor.device(), {});
+  tensor.unsafeGetTensorImpl()->set_storage_keep_dtype(c10::Storage(fresh.storage()));
+  tensor.unsafeGetTensorImpl()->set_sizes_and_strides(fresh.sizes(), fresh.strides(), 0);
+}
+
+const at::Tensor& resize_(const at::Tensor& self, c10::IntArrayRef size,
+                          std::optional<c10::MemoryFormat> /*format*/) {
+  const std::vector<std::int64_t> strides(size.size(), 0);
+  resize_to(self, at::zeros({}, self.scalar_type()).expand(size).contiguous());
+  return self;
+}
+
+at::Tensor copy_from(const at::Tensor& self, const at::Tensor& destination, bool non_blocking) {
+  const at::Tensor& on_device = self.is_cpu() ? destination : self;
+  Worker& worker = current_worker(on_device.device());
+  worker.enqueue_work(
+      [from = over_memory_of(self), to = over_memory_of(destination)] { to.copy_(from); });
+  const bool between_devices =
+      !self.is_cpu() && !destination.is_cpu() && self.device() != destination.device();
+  const bool with_host = self.is_cpu() || destination.is_cpu();
+  if (between_devices || (with_host && !non_blocking)) wait_for(worker);
+  return destination;
+}
+
+at::Tensor copy_from_and_resize(const at::Tensor& self, const at::Tensor& destination) {
+  TORCH_CHECK(self.sizes() == destination.sizes(), "fake device: cannot resize ",
+              destination.device());
+  return copy_from(self, destination, false);
+}
+
+c10::Scalar local_scalar_dense(const at::Tensor& self) {
+  wait_for(current_worker(self.device()));
+  return at::_local_scalar_dense(over_memory_of(self));
+}
+
+void record_stream(at::Tensor& self, c10::Stream stream) {
+  Guard().recordDataPtrOnStream(self.storage().data_ptr(), stream);
+}
+
+c10::IValue to_host_argument(const c10::IValue& value,
+                             const std::function<at::Tensor(const at::Tensor&)>& convert) {
+  if (value.isDevice()) return c10::Device(c10::kCPU);
+  return map_tensors(value, [&](const at::Tensor& tensor) {
+    return tensor.is_cpu() ? tensor.clone() : convert(tensor);
+  });
+}
+
+Stack to_host_arguments(const Stack& arguments,
+                        const std::function<at::Tensor(const at::Tensor&)>& convert) {
+  Stack converted;
+  for (const c10::IValue& value : arguments) converted.push_back(to_host_argument(value, convert));
+  return converted;
+}
+
+Stack run_on_host(const c10::OperatorHandle& op, Stack arguments) {
+  const at::AutoDispatchBelowADInplaceOrView below;
+  op.callBoxed(&arguments);
+  return arguments;
+}
+
+/// What the host must wait for: a value that is no tensor, or a size that depends on values.
+bool needs_values(const c10::OperatorHandle& op, const Stack& arguments) {
+  static const std::set<std::string> kSizedByValues = {"aten::nonzero", "aten::masked_select"};
+  if (kSizedByValues.count(op.schema().name())) return true;
+  for (const c10::Argument& result : op.schema().returns()) {
+    const auto kind = result.type()->kind();
+    if (kind != c10::TypeKind::TensorType && kind != c10::TypeKind::ListType) return true;
+  }
+  bool has_mask = false;
+  if (op.schema().name() == "aten::index") {
+    for_each_leaf(arguments[1], [&](const c10::IValue& leaf) {
+      has_mask = has_mask || (leaf.isTensor() && leaf.toTensor().defined() &&
+                              leaf.toTensor().scalar_type() == c10::kBool);
+    });
+  }
+  return has_mask;
+}
+
+bool is_written(const c10::Argument& argument) {
+  return argument.alias_info() && argument.alias_info()->isWrite();
+}
+
+/// The argument that an operator returns after writing to it.
+const c10::IValue& written_argument(const c10::FunctionSchema& schema, const c10::Argument& result,
+                                    const Stack& arguments) {
+  for (std::size_t i = 0; i < arguments.size(); ++i) {
+    const c10::Argument& argument = schema.arguments()[i];
+    if (is_written(argument) &&
+        argument.alias_info()->beforeSets() == result.alias_info()->beforeSets()) {
+      return arguments[i];
+    }
+  }
+  TORCH_CHECK(false, "fake device: ", schema.name(), " is a view, and not one that it knows");
+}
+
+/// The host's operator, run when the stream gets to it. Sizes come from running it on zeros.
+void run_on_stream(const c10::OperatorHandle& op, Stack* stack) {
+  const c10::FunctionSchema& schema = op.schema();
+  const auto first = stack->end() - static_cast<std::ptrdiff_t>(schema.arguments().size());
+  const Stack arguments(first, stack->end());
+  stack->erase(first, stack->end());
+
+  std::optional<c10::Device> device;
+  for (const c10::IValue& argument : arguments) {
+    for_each_leaf(argument, [&](const c10::IValue& leaf) {
+      if (leaf.isDevice() && !device) device = leaf.toDevice();
+      if (!leaf.isTensor() || !leaf.toTensor().defined() || leaf.toTensor().is_cpu()) return;
+      TORCH_CHECK(!device || *device == leaf.toTensor().device(), "fake device: ", schema.name(),
+                  ": expected all tensors on one device, got ", *device, " and ",
+                  leaf.toTensor().device());
+      device = leaf.toTensor().device();
+    });
+  }
+  TORCH_CHECK(device, "fake device: ", schema.name(), " names no device");
+  Worker& worker = current_worker(*device);
+
+  const bool wait = needs_values(op, arguments);
+  if (wait) wait_for(worker);
+  const Stack tried_with = to_host_arguments(arguments, wait ? over_memory_of : zeros_like_on_host);
+  const Stack tried = run_on_host(op, tried_with);
+  for (std::size_t i = 0; i < arguments.size(); ++i) {
+    if (!wait && is_written(schema.arguments()[i]) && arguments[i].isTensor()) {
+      resize_to(arguments[i].toTensor(), tried_with[i].toTensor());
+    }
+  }
+
+  Stack results;
+  for (std::size_t i = 0; i < tried.size(); ++i) {
+    const c10::Argument& result = schema.returns()[i];
+    if (result.alias_info()) {
+      results.push_back(written_argument(schema, result, arguments));
+      continue;
+    }
+    results.push_back(map_tensors(tried[i], [&](const at::Tensor& model) {
+      return empty_strided(model.sizes(), model.strides(), model.scalar_type(), {}, device, {});
+    }));
+  }
+
+  const auto deliver = [](const c10::IValue& from, const c10::IValue& to) {
+    std::vector<at::Tensor> sources;
+    for_each_leaf(from, [&](const c10::IValue& leaf) {
+      if (leaf.isTensor() && leaf.toTensor().defined()) sources.push_back(leaf.toTensor());
+    });
+    std::size_t next = 0;
+    for_each_leaf(to, [&](const c10::IValue& leaf) {
+      if (!leaf.isTensor() || !leaf.toTensor().defined()) return;
+      const at::Tensor& source = sources.at(next++);
+      if (!source.is_same(leaf.toTensor())) leaf.toTensor().copy_(source);
+    });
+  };
+  Stack written;  // the results, as host tensors over their memory; nothing for those in place
+  for (std::size_t i = 0; i < results.size(); ++i) {
+    const bool in_place = schema.returns()[i].alias_info() != nullptr;
+    written.push_back(in_place ? c10::IValue() : map_tensors(results[i], over_memory_of));
+  }
+  const auto deliver_all = [deliver, written](const Stack& computed) {
+    for (std::size_t i = 0; i < written.size(); ++i) {
+      if (!written[i].isNone()) deliver(computed[i], written[i]);
+    }
+  };
+  if (wait) {
+    const c10::InferenceMode inference;
+    deliver_all(tried);
+  } else {
+    worker.enqueue_work(
+        [op, deliver_all, host_arguments = to_host_arguments(arguments, over_memory_of)] {
+          deliver_all(run_on_host(op, host_arguments));
+        });
+  }
+  for (c10::IValue& result : results) stack->push_back(std::move(result));
+}
+
+void convolution(const c10::OperatorHandle& /*op*/, Stack* stack) {
+  run_on_stream(c10::Dispatcher::singleton().findSchemaOrThrow("aten::convolution", ""), stack);
+}
+
+TORCH_LIBRARY_IMPL(_, PrivateUse1, m) {
+  m.fallback(torch::CppFunction::makeFromBoxedFunction<&run_on_stream>());
+}
+
+TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
+  m.impl("empty.memory_format", TORCH_FN(empty));
+  m.impl("empty_strided", TORCH_FN(empty_strided));
+  m.impl("resize_", TORCH_FN(resize_));
+  m.impl("as_strided", TORCH_FN(at::native::as_strided_tensorimpl));
+  m.impl("view", TORCH_FN(at::native::view));
+  m.impl("_reshape_alias", TORCH_FN(at::native::_reshape_alias));
+  m.impl("unfold", TORCH_FN(at::native::unfold));
+  m.impl("_copy_from", TORCH_FN(copy_from));
+  m.impl("_copy_from_and_resize", TORCH_FN(copy_from_and_resize));
+  m.impl("_local_scalar_dense", TORCH_FN(local_scalar_dense));
+  m.impl("record_stream", TORCH_FN(record_stream));
+  m.impl("convolution_overrideable", torch::CppFunction::makeFromBoxedFunction<&convolution>());
+}
+
+C10_REGISTER_GUARD_IMPL(PrivateUse1, Guard)
+
+const bool registered = [] {
+  c10::register_privateuse1_backend("fake");
+  c10::SetAllocator(kFake, &allocator());
+  at::RegisterPrivateUse1HooksInterface(new Hooks());
+  return true;
+}();
+
+c10::impl::VirtualGuardImpl guard_impl() { return c10::impl::VirtualGuardImpl(kFake); }
+
+}  // namespace
+
+struct Hold::Latch {
+  EventState opened;
+};
+
+Hold::Hold(c10::Stream stream) : latch_(std::make_shared<Latch>()) {
+  worker_of(stream).enqueue([latch = latch_] { latch->opened.wait(); });
+}
+
+Hold::~Hold() { release(); }
+
+void Hold::release() { latch_->opened.mark(); }
+
+Delay::Delay(std::chrono::milliseconds each) : stream_(current_stream()), all_(true) {
+  delay_of_all_ms = each.count();
+}
+
+Delay::Delay(c10::Stream stream, std::chrono::milliseconds each) : stream_(stream), all_(false) {
+  worker_of(stream).delay_ms = each.count();
+}
+
+Delay::~Delay() {
+  if (all_) {
+    delay_of_all_ms = 0;
+  } else {
+    worker_of(stream_).delay_ms = 0;
+  }
+}
+
+c10::Device fake_device(int index) { return {kFake, static_cast<c10::DeviceIndex>(index)}; }
+
+c10::Stream current_stream(c10::Device device) { return guard_impl().getStream(device); }
+
+c10::Stream new_stream(c10::Device device) { return guard_impl().getStreamFromGlobalPool(device); }
+
+void* native_handle(c10::Stream stream) { return guard_impl().getStreamNativeHandle(stream); }
+
+bool is_idle(c10::Stream stream) { return worker_of(stream).is_idle(); }
+
+bool all_idle() {
+  for (c10::DeviceIndex i = 0; i < kDevices; ++i) {
+    for (Worker* worker : workers_of(i)) {
+      if (!worker->is_idle()) return false;
+    }
+  }
+  return true;
+}
+
+void synchronize(c10::Stream stream) { worker_of(stream).synchronize(); }
+
+void synchronize_all() {
+  for (c10::DeviceIndex i = 0; i < kDevices; ++i) guard_impl().synchronizeDevice(i);
+}
+
+std::size_t host_waits() { return waits.load(); }
+
+}  // namespace ts_infer::testing
