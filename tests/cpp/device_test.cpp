@@ -137,7 +137,9 @@ TEST(FakeDeviceTest, ComputesWhatTheHostComputes) {
     x = x.index({x.sum(1) > 0}).clamp_min_(-1);
     return at::where(x > 0, x, at::embedding(at::eye(2), at::arange(2)).to(device).sum()).cpu();
   };
-  EXPECT_TRUE(at::allclose(compute(fake_device(1)), compute(c10::kCPU), 1e-5, 1e-6));
+  const at::Tensor got = compute(fake_device(1));
+  const at::Tensor expected = compute(c10::kCPU);
+  EXPECT_TRUE(at::allclose(got, expected, 1e-5, 1e-6)) << got << "\nexpected\n" << expected;
 }
 
 // ---- Which device

@@ -1,6 +1,7 @@
 #include "device/device.h"
 
 #include <ATen/DeviceAccelerator.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/Exception.h>
 
 namespace ts_infer {
@@ -32,6 +33,15 @@ std::optional<c10::Device> find_device(const std::string& name) {
     return device;
   } catch (const c10::Error&) {
     return std::nullopt;  // not the name of any device
+  }
+}
+
+c10::Stream new_stream(c10::Device device) {
+  const c10::impl::VirtualGuardImpl impl(device.type());
+  try {
+    return impl.getStreamFromGlobalPool(device);
+  } catch (const c10::Error&) {
+    return impl.getStream(device);
   }
 }
 

@@ -3,6 +3,7 @@
 #include <ATen/ops/empty_like.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
+#include "device/device.h"
 #include "ivalues.h"
 
 namespace ts_infer {
@@ -16,8 +17,7 @@ c10::Stream own_stream(c10::Device device) {
   for (const c10::Stream& stream : streams) {
     if (stream.device() == device) return stream;
   }
-  const c10::impl::VirtualGuardImpl impl(device.type());
-  streams.push_back(impl.getStreamFromGlobalPool(device));
+  streams.push_back(new_stream(device));
   return streams.back();
 }
 
