@@ -25,6 +25,7 @@
 #include <deque>
 #include <functional>
 #include <mutex>
+#include <new>
 #include <set>
 #include <thread>
 #include <vector>
@@ -272,7 +273,7 @@ class Guard final : public c10::impl::DeviceGuardImplInterface {
 
 /// Memory that, once freed, is poisoned and kept, so that a late reader reads poison.
 struct Block {
-  std::unique_ptr<std::byte[]> memory;
+  void* memory;
   std::size_t size;
   std::mutex mutex;
   std::set<Worker*> used_by;  // the stream that it was allocated on, and those recorded
@@ -285,7 +286,7 @@ void free_block(void* context) {
   auto left = std::make_shared<std::atomic<std::size_t>>(block->used_by.size());
   for (Worker* worker : block->used_by) {
     worker->enqueue_housekeeping([block, left] {
-      if (left->fetch_sub(1) == 1) std::memset(block->memory.get(), kPoison, block->size);
+      if (left->fetch_sub(1) == 1) std::memset(block->memory, kPoison, block->size);
     });
   }
 }
@@ -295,12 +296,13 @@ class FakeAllocator final : public c10::Allocator {
   c10::DataPtr allocate(std::size_t size) override {
     const c10::Device device(kFake, current_index);
     if (size == 0) return {nullptr, device};
-    auto* const block = new Block{std::make_unique<std::byte[]>(size), size, {}, {}};
-    std::memset(block->memory.get(), kPoison, size);
+    void* const memory = ::operator new(size, std::align_val_t(c10::gAlignment));
+    std::memset(memory, kPoison, size);
+    auto* const block = new Block{memory, size, {}, {}};
     block->used_by.insert(&current_worker(device));
     const std::lock_guard<std::mutex> lock(mutex_);
     blocks_.push_back(block);
-    return {block->memory.get(), block, &free_block, device};
+    return {memory, block, &free_block, device};
   }
   c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
   void copy_data(void* to, const void* from, std::size_t count) const override {
