@@ -1,7 +1,7 @@
 # One layout below the prefix, whether that is a plain one or site-packages/ts_infer in a wheel:
 # bin, lib, include, share/cmake/ts_infer.
 
-if(SKBUILD)
+if(SKBUILD AND PROJECT_IS_TOP_LEVEL)
   set(_torch_rpath $ORIGIN/../../torch/lib)
 elseif(TS_INFER_BUNDLE_TORCH)
   set(_torch_rpath $ORIGIN)
