@@ -3,8 +3,9 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/clone.h>
-#include <c10/core/Event.h>
 #include <c10/core/InferenceMode.h>
+#include <c10/core/Stream.h>
+#include <c10/core/StreamGuard.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <c10/util/StringUtil.h>
 
@@ -240,8 +241,14 @@ struct Model::Impl {
 
   StatsRecorder stats;
   std::atomic<std::uint64_t> calls{0};
-  std::mutex turn;                          // of a stateful model
-  std::optional<c10::Event> state_written;  // on the device, by the call before; under `turn`
+  std::mutex turn;                    // of a stateful model
+  std::optional<c10::Stream> stream;  // on a device: loads the model, and runs a stateful one
+  std::atomic<bool> unwaited{false};  // a call returned while the device may still read weights
+
+  Impl() = default;
+  Impl(const Impl&) = delete;
+  Impl& operator=(const Impl&) = delete;
+  ~Impl();
 
   static std::unique_ptr<Impl> load(const std::shared_ptr<const Archive>& archive,
                                     const LoadOptions& options);
@@ -265,6 +272,15 @@ struct Model::Impl {
   void finish(std::size_t method, Timing& timing, const WarningCollector& warnings);
 };
 
+Model::Impl::~Impl() {
+  if (!unwaited) return;
+  try {
+    synchronize(device);
+  } catch (const std::exception&) {
+    // The device failed or is shut down: nothing reads the weights any more.
+  }
+}
+
 std::unique_ptr<Model::Impl> Model::Impl::load(const std::shared_ptr<const Archive>& archive,
                                                const LoadOptions& options) {
   const auto start = Clock::now();
@@ -283,6 +299,8 @@ std::unique_ptr<Model::Impl> Model::Impl::load(const std::shared_ptr<const Archi
     const c10::InferenceMode ordinary(false);  // weights may outlive a guard of the host
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
     const IntraOpThreads threads(options.intra_op_threads);
+    if (!impl->device.is_cpu()) impl->stream = new_stream(impl->device);
+    const c10::OptionalStreamGuard on_stream(impl->stream);
     const ExecutorChoice choice = choose_executor(options.executor, impl->device);
     impl->info.executor = choice.executor;
     impl->info.decisions.push_back(
@@ -290,6 +308,7 @@ std::unique_ptr<Model::Impl> Model::Impl::load(const std::shared_ptr<const Archi
         (choice.reason.empty() ? "" : ", not " + options.executor + ": " + choice.reason));
     impl->adopt(
         load_torchscript(*archive, impl->device, choice.executor, options.optimize, impl->info));
+    if (impl->stream) impl->stream->synchronize();  // calls may run on others
     if (impl->info.stateful) {
       impl->info.decisions.push_back("stateful, calls take turns: " + impl->engine->state());
     }
@@ -408,7 +427,6 @@ c10::IValue Model::Impl::compute(std::size_t method, Stack& stack, DeviceCall* c
                                  Timing& timing) {
   const c10::InferenceMode inference;
   if (call) call->to_device(stack);
-  if (call && state_written) call->wait_for(*state_written);
 
   const auto start = Clock::now();
   engine->run(method, stack);
@@ -520,7 +538,10 @@ c10::IValue Model::Impl::run(std::size_t method, Stack stack, const RunOptions& 
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
     const IntraOpThreads threads(options.intra_op_threads);
     std::optional<DeviceCall> call;
-    if (!device.is_cpu()) call.emplace(device, host_inputs, run_options.stream);
+    if (!device.is_cpu()) {
+      call.emplace(device, host_inputs, run_options.stream, info.stateful ? stream : std::nullopt);
+      if (!host_inputs) unwaited = true;
+    }
     DeviceCall* const on_device = call ? &*call : nullptr;
     // Outputs may alias the state until release() has copied them, so the turn ends after that.
     std::unique_lock<std::mutex> my_turn(turn, std::defer_lock);
@@ -531,7 +552,6 @@ c10::IValue Model::Impl::run(std::size_t method, Stack stack, const RunOptions& 
     } else {
       copy_outputs(computed, run_options.outputs, on_device);
     }
-    if (call && info.stateful) state_written = call->mark();
     if (my_turn) my_turn.unlock();
     if (call) call->finish(timing);
   } catch (const Error&) {
@@ -603,8 +623,11 @@ Model Model::clone() const {
     const at::NoGradGuard no_grad;
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
     const std::lock_guard<std::mutex> my_turn(impl_->turn);
-    if (impl_->state_written) impl_->state_written->synchronize();
+    if (impl_->stream) impl_->stream->synchronize();
+    if (!copy->device.is_cpu()) copy->stream = new_stream(copy->device);
+    const c10::OptionalStreamGuard on_stream(copy->stream);
     copy->adopt(impl_->engine->clone());
+    if (copy->stream) copy->stream->synchronize();
   } catch (const Error&) {
     throw;
   } catch (const std::exception& error) {

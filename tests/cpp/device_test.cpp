@@ -539,7 +539,6 @@ TEST(DeviceTest, ClonesHaveTheirOwnState) {
   const Delay delay(3ms);
   model.forward({input});
   Model copy = model.clone();
-  testing::synchronize_all();
   model.forward({input});
   EXPECT_THAT(values(copy.forward({on_host({4})})[0]), Each(2.0f));
   EXPECT_THAT(values(model.forward({on_host({4})})[0]), Each(3.0f));
@@ -552,6 +551,76 @@ TEST(DeviceTest, MethodsWithoutInputsRunOnTheDevice) {
   model.forward({on_host({4}, 5)});
   EXPECT_EQ(model.run_method("reset").as_int(), 3);
   EXPECT_THAT(values(model.forward({on_host({4})})[0]), Each(1.0f));
+}
+
+// ---- Model and state across streams
+
+TEST(DeviceTest, LoadHasFinishedOnTheDeviceWhenItReturns) {
+  std::optional<Delay> delay(30ms);  // freezing computes weight * 2
+  Model model = load("def forward(self, x):\n    return torch.matmul(x, self.weight * 2)\n");
+  EXPECT_TRUE(testing::all_idle());
+  delay.reset();
+  EXPECT_THAT(values(model.forward({on_host({1, 4})})[0]), Each(4.0f));
+}
+
+TEST(DeviceTest, WeightsOutliveTheModelWhileAStreamReadsThem) {
+  const Tensor input = on_device({1, 4});
+  const c10::Stream other = testing::new_stream();
+  const Delay delay(other, 20ms);
+  std::vector<Tensor> outputs;
+  {
+    Model model = load(kLinear);
+    outputs = model.forward({input}, on_stream(other));
+  }
+  testing::synchronize(other);
+  EXPECT_THAT(values(outputs[0]), Each(3.0f));
+}
+
+TEST(DeviceTest, StateThatIsReplacedIsKeptForTheStreamThatReadsIt) {
+  Model model = load(R"(
+def forward(self, x):
+    self.state = self.state + x
+    return self.state * 1
+)");
+  const Tensor input = on_device({4});
+  const c10::Stream first = testing::new_stream();
+  const c10::Stream second = testing::new_stream();
+  model.forward({input}, on_stream(first));
+  testing::synchronize(first);
+  const Delay delay(second, 20ms);
+  const auto outputs = model.forward({input}, on_stream(second));
+  testing::synchronize(second);
+  EXPECT_THAT(values(outputs[0]), Each(2.0f));
+}
+
+TEST(DeviceTest, ClonesAreFinishedWhenTheyAreReturned) {
+  Model model = load(kSum);
+  model.forward({on_host({4})});
+  std::optional<Delay> delay(30ms);
+  Model copy = model.clone();
+  EXPECT_TRUE(testing::all_idle());
+  delay.reset();
+  EXPECT_THAT(values(model.forward({on_host({4})})[0]), Each(2.0f));
+  EXPECT_THAT(values(copy.forward({on_host({4})})[0]), Each(2.0f));
+}
+
+TEST(DeviceTest, CallsFollowAStatefulOneThatFailed) {
+  Model model = load(R"(
+def forward(self, x):
+    self.state.add_(1)
+    self.state.copy_(self.state * 2)
+    return torch.matmul(x, self.weight)[0] + self.state
+)");
+  const Tensor wrong = on_device({1, 3});
+  const Tensor right = on_device({1, 4});
+  const c10::Stream first = testing::new_stream();
+  const c10::Stream second = testing::new_stream();
+  const Delay delay(first, 10ms);
+  EXPECT_THROW(model.forward({wrong}, on_stream(first)), ExecutionError);
+  const auto outputs = model.forward({right}, on_stream(second));
+  testing::synchronize(second);
+  testing::synchronize(first);
+  EXPECT_THAT(values(outputs[0]), Each(8.0f));  // (((0 + 1) * 2) + 1) * 2 + 2
 }
 
 // ---- Errors

@@ -58,7 +58,8 @@ struct RunOptions {
   std::string output_device;
 
   /// For inputs on the device: the host's own stream, as its backend's native handle (for CUDA a
-  /// cudaStream_t); nullptr is the calling thread's current stream.
+  /// cudaStream_t); nullptr is the calling thread's current stream. A stateful model runs on a
+  /// stream of its own that is in order with it.
   void* stream = nullptr;
 };
 

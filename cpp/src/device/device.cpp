@@ -45,4 +45,8 @@ c10::Stream new_stream(c10::Device device) {
   }
 }
 
+void synchronize(c10::Device device) {
+  c10::impl::VirtualGuardImpl(device.type()).synchronizeDevice(device.index());
+}
+
 }  // namespace ts_infer

@@ -28,4 +28,7 @@ c10::Device resolve_device(const std::string& where, const std::string& name) {
 /// A stream of the device's pool; its current one where a backend has no pool.
 c10::Stream new_stream(c10::Device device);
 
+/// Waits for every stream of the device.
+void synchronize(c10::Device device);
+
 }  // namespace ts_infer

@@ -21,8 +21,7 @@ c10::Stream own_stream(c10::Device device) {
   return streams.back();
 }
 
-c10::Stream choose_stream(c10::Device device, bool host_inputs, void* host_stream) {
-  if (host_inputs) return own_stream(device);
+c10::Stream callers_stream(c10::Device device, void* host_stream) {
   if (host_stream) {
     // Backends give an external stream the value of its native handle as its id.
     return c10::Stream(c10::Stream::UNSAFE, device,
@@ -31,13 +30,23 @@ c10::Stream choose_stream(c10::Device device, bool host_inputs, void* host_strea
   return c10::impl::VirtualGuardImpl(device.type()).getStream(device);
 }
 
+/// What `after` gets from here on comes after what `before` has by now. The host does not wait.
+void wait_for(c10::Stream before, c10::Stream after) {
+  c10::Event event(before.device_type());
+  event.record(before);
+  event.block(after);
+}
+
 }  // namespace
 
-DeviceCall::DeviceCall(c10::Device device, bool host_inputs, void* host_stream)
+DeviceCall::DeviceCall(c10::Device device, bool host_inputs, void* host_stream,
+                       std::optional<c10::Stream> models_stream)
     : device_(device),
       host_inputs_(host_inputs),
-      callers_stream_(c10::impl::VirtualGuardImpl(device.type()).getStream(device)),
-      guard_(choose_stream(device, host_inputs, host_stream)),
+      callers_stream_(callers_stream(device, host_inputs ? nullptr : host_stream)),
+      guard_(models_stream ? *models_stream
+             : host_inputs ? own_stream(device)
+                           : callers_stream_),
       must_wait_(host_inputs) {}
 
 DeviceCall::~DeviceCall() {
@@ -65,6 +74,7 @@ void DeviceCall::to_device(std::vector<c10::IValue>& stack) {
       });
     }
   } else {
+    if (is_apart()) wait_for(callers_stream_, guard_.current_stream());
     for (const c10::IValue& value : stack) {
       for_each_leaf(value, [this](const c10::IValue& leaf) {
         if (leaf.isTensor()) keep_for(leaf.toTensor(), guard_.current_stream());
@@ -76,14 +86,6 @@ void DeviceCall::to_device(std::vector<c10::IValue>& stack) {
 
 void DeviceCall::computed() { record(kComputed); }
 
-c10::Event DeviceCall::mark() const {
-  c10::Event event(device_.type());
-  event.record(guard_.current_stream());
-  return event;
-}
-
-void DeviceCall::wait_for(const c10::Event& event) const { event.block(guard_.current_stream()); }
-
 at::Tensor DeviceCall::to_host(const at::Tensor& tensor) {
   at::Tensor result = at::empty_like(tensor, tensor.options().device(c10::kCPU));
   copy_into(tensor, result);
@@ -94,9 +96,7 @@ void DeviceCall::copy_into(const at::Tensor& source, const at::Tensor& destinati
   if (!destination.is_cpu()) {
     if (host_inputs_) {
       // The caller's stream may still be reading what the buffer held.
-      c10::Event read(device_.type());
-      read.record(callers_stream_);
-      wait_for(read);
+      wait_for(callers_stream_, guard_.current_stream());
     } else {
       keep_for(destination, guard_.current_stream());
     }
@@ -107,7 +107,7 @@ void DeviceCall::copy_into(const at::Tensor& source, const at::Tensor& destinati
 }
 
 void DeviceCall::keep_on_device(const at::Tensor& tensor) {
-  if (host_inputs_) keep_for(tensor, callers_stream_);
+  if (is_apart()) keep_for(tensor, callers_stream_);
 }
 
 void DeviceCall::keep_for(const at::Tensor& tensor, c10::Stream stream) const {
@@ -119,7 +119,10 @@ void DeviceCall::keep_for(const at::Tensor& tensor, c10::Stream stream) const {
 void DeviceCall::finish(Timing& timing) {
   record(kBack);
   finished_ = true;
-  if (!must_wait_) return;
+  if (!must_wait_) {
+    if (is_apart()) wait_for(guard_.current_stream(), callers_stream_);
+    return;
+  }
   guard_.current_stream().synchronize();
   if (host_inputs_) {
     timing.h2d_ms = events_[kStart]->elapsedTime(*events_[kOnDevice]);

@@ -16,10 +16,13 @@ namespace ts_infer {
 /// and the events that time them.
 ///
 /// Host inputs: the calling thread's own stream, and finish() waits once. Device inputs: the
-/// host's stream (its current one, or the one given), nothing is waited for.
+/// caller's stream (its current one, or the one given), nothing is waited for. A stateful model
+/// has one stream for all its calls, which keeps them and the state's memory in order; the caller's
+/// stream and that one then wait for each other, on the device.
 class DeviceCall {
  public:
-  DeviceCall(c10::Device device, bool host_inputs, void* host_stream);
+  DeviceCall(c10::Device device, bool host_inputs, void* host_stream,
+             std::optional<c10::Stream> models_stream);
 
   /// After an error: waits as finish() does, so that no copy is left that uses the host's memory.
   ~DeviceCall();
@@ -32,17 +35,11 @@ class DeviceCall {
   /// Marks the end of the model's own work.
   void computed();
 
-  /// An event after everything that this call has enqueued so far.
-  c10::Event mark() const;
-
-  /// What this call enqueues from here on comes after `event`.
-  void wait_for(const c10::Event& event) const;
-
   /// A copy of `tensor` on the host (valid after finish()), or into `destination`.
   at::Tensor to_host(const at::Tensor& tensor);
   void copy_into(const at::Tensor& source, const at::Tensor& destination);
 
-  /// Makes outputs that stay on the device safe for the stream that was current before this call.
+  /// Makes outputs that stay on the device safe for the caller's stream.
   void keep_on_device(const at::Tensor& tensor);
 
   /// Waits where something on the host was read or written, and fills in the times.
@@ -59,6 +56,7 @@ class DeviceCall {
   std::optional<c10::Event> events_[4];
 
   void record(int index);
+  bool is_apart() const { return guard_.current_stream() != callers_stream_; }
 
   /// Keeps the memory of `tensor`, once freed, from being reused before what `stream` has by then.
   void keep_for(const at::Tensor& tensor, c10::Stream stream) const;
