@@ -320,9 +320,9 @@ def test_draw_writes_png(tmp_path: Path) -> None:
     assert path.stat().st_size > 20_000
 
 
-def test_draw_names_extra_when_matplotlib_is_missing(
+def test_draw_says_what_to_install_when_matplotlib_is_missing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"pip install 'ts-infer-runtime\[demo\]'"):
+    with pytest.raises(ImportError, match=r"pip install matplotlib"):
         densetnt.draw(small_scene(), (), tmp_path / "scene.png")
