@@ -418,6 +418,7 @@ TEST(ModelTest, UnknownDeviceOrExecutorIsAModelLoadErrorThatListsWhatIsThere) {
 
 TEST(ModelTest, OptimisedConvolutionComputesTheSame) {
   torch::jit::Module module("Conv");
+  module.register_attribute("training", c10::BoolType::get(), false);
   module.register_parameter("weight", at::arange(36, at::kFloat).reshape({2, 2, 3, 3}) / 36, false);
   module.define(R"(
 def forward(self, x):

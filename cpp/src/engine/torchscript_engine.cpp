@@ -175,7 +175,8 @@ Module optimized(Module module, ModelInfo& info) {
   std::vector<std::string> others = public_methods(module);
   others.erase(std::find(others.begin(), others.end(), "forward"));
   try {
-    Module frozen = torch::jit::freeze(module, others);
+    // Freezing takes `training` away: without it the export froze the module already.
+    Module frozen = module.hasattr("training") ? torch::jit::freeze(module, others) : module;
     info.optimized = true;
     // torch's passes convert convolutions to oneDNN or fuse them for cuDNN. Without any they were
     // measured to be between useless and 1.3 times slower (LSTM).
