@@ -1,5 +1,6 @@
 #pragma once
 
+#include <gtest/gtest.h>
 #include <torch/csrc/jit/api/module.h>
 
 #include <string>
@@ -18,5 +19,17 @@ std::string write_file(const std::string& name, const std::string& bytes);
 
 /// The bytes of make_module(source) saved.
 std::string archive(const std::string& source, const std::string& manifest = "");
+
+/// What the exception of type E says that `call` throws; a test failure where it throws none.
+template <typename E, typename F>
+std::string message_of(F&& call) {
+  try {
+    call();
+  } catch (const E& error) {
+    return error.what();
+  }
+  ADD_FAILURE() << "nothing was thrown";
+  return "";
+}
 
 }  // namespace ts_infer::testing

@@ -28,6 +28,7 @@ using testing::fake_device;
 using ::testing::HasSubstr;
 using testing::Hold;
 using testing::host_waits;
+using testing::message_of;
 
 constexpr const char* kLinear = R"(
 def forward(self, x):
@@ -79,17 +80,6 @@ RunOptions into(std::vector<Tensor> buffers) {
   RunOptions options;
   options.outputs = std::move(buffers);
   return options;
-}
-
-template <typename E, typename F>
-std::string message_of(F&& call) {
-  try {
-    call();
-  } catch (const E& error) {
-    return error.what();
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return "";
 }
 
 // ---- The fake device itself: what the tests below rely on.

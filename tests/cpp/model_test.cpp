@@ -19,6 +19,7 @@ namespace {
 using testing::archive;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using testing::message_of;
 
 constexpr const char* kLinear = R"(
 def forward(self, x):
@@ -45,17 +46,6 @@ Tensor ones(const std::vector<std::int64_t>& shape) {
 std::vector<float> values(const Tensor& tensor) {
   const Tensor host = tensor.to_host();
   return {host.data<float>(), host.data<float>() + host.numel()};
-}
-
-template <typename E, typename F>
-std::string message_of(F&& call) {
-  try {
-    call();
-  } catch (const E& error) {
-    return error.what();
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return "";
 }
 
 TEST(ModelTest, ForwardReturnsWhatTheModuleComputes) {

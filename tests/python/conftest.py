@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -54,3 +56,16 @@ def pair_path(save_model: SaveModel) -> Path:
 @pytest.fixture
 def counter_path(save_model: SaveModel) -> Path:
     return save_model(Counter(), "counter")
+
+
+@pytest.fixture(scope="session")
+def binary() -> str:
+    """The binary that TS_INFER_BIN names, else that of the installed package."""
+    given = os.environ.get("TS_INFER_BIN")
+    if given:
+        return given
+    try:
+        distribution = metadata.distribution("ts-infer-runtime")
+    except metadata.PackageNotFoundError:
+        pytest.skip("no binary: install the package or set TS_INFER_BIN")
+    return str(distribution.locate_file("ts_infer/bin/ts_infer"))

@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import zipfile
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,19 +142,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "hungry": save(Hungry(), folder / "hungry.pt"),
         "bfloat16": save(BFloat16(), folder / "bfloat16.pt"),
     }
-
-
-@pytest.fixture(scope="session")
-def binary() -> str:
-    """The binary that TS_INFER_BIN names, else that of the installed package."""
-    given = os.environ.get("TS_INFER_BIN")
-    if given:
-        return given
-    try:
-        distribution = metadata.distribution("ts-infer-runtime")
-    except metadata.PackageNotFoundError:
-        pytest.skip("no binary: install the package or set TS_INFER_BIN")
-    return str(distribution.locate_file("ts_infer/bin/ts_infer"))
 
 
 Run = subprocess.CompletedProcess[str]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from dataclasses import dataclass
 from importlib import metadata
@@ -39,19 +38,6 @@ def assert_close(actual: Iterable[Tensor], expected: Iterable[Tensor]) -> None:
 def assert_equal(actual: Iterable[Tensor], expected: Iterable[Tensor]) -> None:
     for a, e in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, e, rtol=0, atol=0, equal_nan=True)
-
-
-@pytest.fixture(scope="session")
-def binary() -> str:
-    """The binary that TS_INFER_BIN names, else that of the installed package."""
-    given = os.environ.get("TS_INFER_BIN")
-    if given:
-        return given
-    try:
-        distribution = metadata.distribution("ts-infer-runtime")
-    except metadata.PackageNotFoundError:
-        pytest.skip("no binary: install the package or set TS_INFER_BIN")
-    return str(distribution.locate_file("ts_infer/bin/ts_infer"))
 
 
 @dataclass
