@@ -169,7 +169,8 @@ Stack bind_arguments(const c10::FunctionSchema& schema, const std::vector<V>& ar
     }
   }
   if (used < kwargs.size()) {
-    for (const auto& [name, value] : kwargs) {
+    for (const auto& kwarg : kwargs) {
+      const std::string& name = kwarg.first;  // clang before 16 captures no structured binding
       const bool known = std::any_of(arguments.begin() + 1, arguments.end(),
                                      [&](const auto& argument) { return argument.name() == name; });
       if (!known) check.fail("expected inputs of the model, got an unknown one, \"" + name + '"');

@@ -5,12 +5,18 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from archives import jit_load
 from installation import SOURCE, run
+from scenarios import scenario_paths
+
+import ts_infer
+from ts_infer.models import decision_gate, densetnt
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,28 +26,41 @@ PACKAGES = ("Torch", "Caffe2", "CUDA", "CUDAToolkit")
 DISABLED = [f"-DCMAKE_DISABLE_FIND_PACKAGE_{name}=TRUE" for name in PACKAGES]
 
 
-class _Gate(torch.nn.Module):
-    """Small, and with a branch that depends on the data."""
+class Case(NamedTuple):
+    """Inputs, and what eager makes of them."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = torch.nn.Linear(3, 4)
+    inputs: tuple[torch.Tensor, ...]
+    expected: tuple[torch.Tensor, ...]
 
-    def forward(self, x: torch.Tensor, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        h = torch.tanh(self.linear(x)) + h if bool(x.sum() > 0) else -h
-        return h, h.sum(1)
+
+@pytest.fixture(scope="module", params=["decision_gate", "densetnt"])
+def exported(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[Case]]:
+    """An archive, and inputs with what eager makes of them."""
+    folder = tmp_path_factory.mktemp(request.param)
+    path = folder / "model.pt"
+    if request.param == "decision_gate":
+        ts_infer.export(**decision_gate.export_spec(), path=path)
+        x, h = decision_gate.example_inputs()
+        eager: torch.nn.Module = decision_gate.make()
+        given = [(x.abs(), h), (-20 * x.abs(), h), (20 * x.abs(), h)]  # either branch
+    else:
+        ts_infer.export(**densetnt.export_spec(), path=path)
+        eager = densetnt.make()
+        scenes = [densetnt.default_scene(), densetnt.generate_scene(seed=1, headway_m=14.0)]
+        if find_spec("commonroad"):
+            scenes += [densetnt.read_commonroad(file) for file in scenario_paths()]
+        given = [tuple(densetnt.scene_to_inputs(scene).values()) for scene in scenes]
+    with torch.no_grad():
+        return path, [Case(inputs, tuple(eager(*inputs))) for inputs in given]
 
 
 @pytest.fixture(scope="module")
-def module() -> torch.nn.Module:
-    torch.manual_seed(0)
-    return _Gate().eval()
-
-
-@pytest.fixture(scope="module")
-def archive(module: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "gate.pt"
-    torch.jit.script(module).save(str(path))  # type: ignore[no-untyped-call]
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Any archive."""
+    path = tmp_path_factory.mktemp("linear") / "linear.pt"
+    torch.jit.script(torch.nn.Linear(3, 2).eval()).save(str(path))  # type: ignore[no-untyped-call]
     return path
 
 
@@ -83,36 +102,52 @@ def _build(cmake: str, build: Path, arguments: list[str]) -> None:
     run(cmake, "--build", build, "--parallel")
 
 
-def _check(program: Path, archive: Path, module: torch.nn.Module, folder: Path) -> None:
-    generator = torch.Generator().manual_seed(1)
-    x = torch.randn(5, 3, generator=generator)
-    h = torch.randn(5, 4, generator=generator)
-    for sign in (1, -1):
-        inputs = (sign * x.abs(), h)
-        for name, value in zip("xh", inputs, strict=True):
-            np.save(folder / f"{name}.npy", value.numpy())
-        with torch.no_grad():
-            expected = module(*inputs)
-        lines = run(program, archive, folder / "x.npy", folder / "h.npy").splitlines()
-        assert len(lines) == len(expected)
-        for line, tensor in zip(lines, expected, strict=True):
+def _check(program: Path, exported: tuple[Path, list[Case]], folder: Path) -> None:
+    path, cases = exported
+    for case in cases:
+        files = []
+        for i, value in enumerate(case.inputs):
+            files.append(folder / f"{i}.npy")
+            np.save(files[-1], value.numpy())
+        lines = run(program, path, *files).splitlines()
+        assert len(lines) == len(case.expected)
+        for line, tensor in zip(lines, case.expected, strict=True):
             actual = torch.tensor([float(word) for word in line.split()])
-            torch.testing.assert_close(actual, tensor.flatten(), rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(actual, tensor.flatten(), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("standard", [17, 20])
 def test_found_package_computes_what_eager_does(
-    found: Path, archive: Path, module: torch.nn.Module, tmp_path: Path, standard: int
+    found: Path, exported: tuple[Path, list[Case]], tmp_path: Path, standard: int
 ) -> None:
-    _check(found / f"embed_cxx{standard}", archive, module, tmp_path)
+    _check(found / f"embed_cxx{standard}", exported, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("standard", [17, 20])
 def test_added_subdirectory_computes_what_eager_does(
-    added: Path, archive: Path, module: torch.nn.Module, tmp_path: Path, standard: int
+    added: Path, exported: tuple[Path, list[Case]], tmp_path: Path, standard: int
 ) -> None:
-    _check(added / f"embed_cxx{standard}", archive, module, tmp_path)
+    _check(added / f"embed_cxx{standard}", exported, tmp_path)
+
+
+@pytest.mark.parametrize("standard", [17, 20])
+def test_embedded_program_keeps_state_of_silero(
+    found: Path, silero_path: Path, tmp_path: Path, standard: int
+) -> None:
+    stock = jit_load(str(silero_path))
+    generator = torch.Generator().manual_seed(0)
+    chunks = torch.randn(8, 1, 512, generator=generator)
+    with torch.inference_mode():
+        expected = [float(stock(chunk, 16000)) for chunk in chunks]
+    assert len(set(expected)) == len(expected)
+    chunks.numpy().tofile(tmp_path / "audio.f32")
+    lines = run(found / f"streaming_cxx{standard}", silero_path, tmp_path / "audio.f32")
+    heard, again, cloned = ([float(word) for word in line.split()] for line in lines.splitlines())
+    torch.testing.assert_close(heard, expected, rtol=0, atol=1e-5)
+    assert again == heard  # after reset_states
+    # The clone goes on from the middle, where its origin was; the origin went on in between.
+    assert cloned == heard[len(heard) // 2 :]
 
 
 @pytest.mark.slow

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import dataclass
-from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +19,7 @@ from ts_infer.models import decision_gate, densetnt
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
 TIMEOUT_S = 180
 # Largest absolute difference to eager, where it is not exact: freezing folds constants, and a
@@ -171,18 +170,6 @@ def test_densetnt_agrees_when_scenes_of_other_sizes_follow_each_other(dense_tnt:
 
 SAMPLE_RATE = 16000
 CHUNK = 512  # samples
-
-
-@pytest.fixture(scope="module")
-def silero_path() -> Path:
-    """The archive of the wheel silero-vad, which need not be importable."""
-    try:
-        distribution = metadata.distribution("silero-vad")
-    except metadata.PackageNotFoundError:
-        pytest.skip("no silero-vad: pip install --no-deps silero-vad")
-    files = [file for file in distribution.files or [] if file.name == "silero_vad.jit"]
-    assert files, "silero-vad has no silero_vad.jit any more"
-    return Path(str(distribution.locate_file(files[0])))
 
 
 @pytest.fixture
