@@ -234,6 +234,7 @@ def _load(
     if name == PYTHON_WAYS[1]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", FutureWarning)  # the same, from torch 2.14 on
             loaded: Any = torch.jit.load(model_path)  # type: ignore[no-untyped-call]
         return loaded, torch.inference_mode()
     return runtime.load(model_path, device="cpu"), contextlib.nullcontext()
