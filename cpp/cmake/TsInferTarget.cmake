@@ -14,7 +14,11 @@ function(ts_infer_target target)
   if(TS_INFER_SANITIZE)
     set(_sanitize -fsanitize=${TS_INFER_SANITIZE} -fno-omit-frame-pointer)
     if(TS_INFER_SANITIZE STREQUAL "undefined")
-      list(APPEND _sanitize -fno-sanitize-recover=all)
+      # vptr needs typeinfo that libtorch keeps to itself. With null, GCC does not take the address
+      # of a function for a constant, as libtorch's headers do; a null that is read ends in SIGSEGV.
+      list(APPEND _sanitize -fno-sanitize-recover=all
+           -fno-sanitize=vptr,null,nonnull-attribute,returns-nonnull-attribute
+      )
     endif()
     if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
       # Instrumented, libstdc++'s own <regex> and <optional> look uninitialized to GCC 12.

@@ -1,7 +1,7 @@
 """Export PyTorch modules and run them in C++, with latencies that can be promised.
 
-``ts_infer.export`` writes a model file, ``ts_infer.runtime`` runs it. Importing this package does
-not import torch: that happens on the first use of either.
+``ts_infer.export`` writes a model file, ``ts_infer.audit`` looks at one, and ``ts_infer.runtime``
+runs it. Importing this package does not import torch: that happens on the first use of either.
 
 Example:
     >>> import ts_infer
@@ -27,7 +27,7 @@ from ts_infer._errors import (
 
 if TYPE_CHECKING:
     from ts_infer import runtime
-    from ts_infer._export import ExportReport, export
+    from ts_infer._export import ExportReport, audit, export
 
 __all__ = [
     "Error",
@@ -38,13 +38,14 @@ __all__ = [
     "ModelLoadError",
     "ModelNotFoundError",
     "__version__",
+    "audit",
     "export",
     "runtime",
 ]
 
 check_torch()
 
-_LAZY = {"export": "ts_infer._export", "ExportReport": "ts_infer._export"}
+_LAZY = dict.fromkeys(("audit", "export", "ExportReport"), "ts_infer._export")
 
 
 def __getattr__(name: str) -> Any:

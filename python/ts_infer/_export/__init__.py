@@ -1,6 +1,16 @@
-"""Exporting a module to one file, checked against the module."""
+"""Exporting a module to one file, checked against the module; auditing a file."""
 
+from ts_infer._export.archive_audit import audit
 from ts_infer._export.exporter import export
-from ts_infer._export.report import Checked, ExportReport, Finding
+from ts_infer._export.report import Attempt, ExportReport, Finding, Probe, Run, Scripted
 
-__all__ = ["Checked", "ExportReport", "Finding", "export"]
+__all__ = [
+    "Attempt",
+    "ExportReport",
+    "Finding",
+    "Probe",
+    "Run",
+    "Scripted",
+    "audit",
+    "export",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -34,6 +34,25 @@ class Example:
     parameters: tuple[str, ...] = ()
     keyword_only: frozenset[str] = frozenset()
     variadic: bool = False
+
+    def label(self, path: Path) -> str:
+        """Return how a tensor of the example is called: `boxes[0]`, `points`."""
+        return self.names[path[0]] + "".join(f"[{key!r}]" for key in path[1:])
+
+    def only_tensors(self) -> bool:
+        """Whether every argument is a tensor or a container of tensors, or at its default."""
+        plain = (bool, int, float, complex, str, type(None))
+        for name, value in zip(self.names, self.values, strict=True):
+            default = self.defaults.get(name, ...)
+            if isinstance(value, plain) and not (
+                type(default) is type(value) and default == value
+            ):
+                return False
+        return not self.keyword_only.intersection(self.names)
+
+    def with_values(self, values: Sequence[Any]) -> Example:
+        """Return the same binding of other values."""
+        return replace(self, values=tuple(values))
 
     def call(
         self, target: Callable[..., Any], values: Sequence[Any], skip: Sequence[str] = ()

@@ -17,7 +17,9 @@ import torch
 from torch import nn
 
 from ts_infer._export.arguments import Example, map_tensors
-from ts_infer._export.report import ALLOWABLE, Finding
+from ts_infer._export.observe import Observation, Unit
+from ts_infer._export.report import Finding
+from ts_infer._export.scripting import ScriptingError, give_types, script_units
 from ts_infer._export.source import (
     Statement,
     is_torch_file,
@@ -36,12 +38,13 @@ _jit: Any = torch.jit  # not annotated upstream
 
 
 class CaptureError(Exception):
-    """The module could not be captured; carries the finding."""
+    """The module could not be captured; carries the finding, and the part that failed."""
 
-    def __init__(self, finding: Finding) -> None:
+    def __init__(self, finding: Finding, unit: Unit | None = None) -> None:
         """Wrap a finding."""
         super().__init__(finding.message)
         self.finding = finding
+        self.unit = unit
 
 
 @dataclass
@@ -54,12 +57,14 @@ class Captured:
             parameters' defaults.
         findings: What the tracer warned about.
         notes: What is worth knowing.
+        traced: The trace before it was frozen; None where the module was scripted.
     """
 
     module: Any
     dropped: tuple[str, ...] = ()
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    traced: Any = None
 
 
 @dataclass(frozen=True)
@@ -148,16 +153,32 @@ def clone_module(module: nn.Module) -> tuple[Any, list[tuple[torch.Tensor, torch
     return copied, [(value, memo[id(value)]) for value in originals if id(value) in memo]
 
 
-def capture(
-    module: nn.Module, example: Example, method: str, preserved_methods: Sequence[str]
-) -> Captured:
+@dataclass(frozen=True)
+class Plan:
+    """How to capture a module.
+
+    Attributes:
+        method: "trace", "script" or "hybrid".
+        preserved_methods: Methods other than forward to keep.
+        units: The parts to script before tracing; only in a process of its own, since scripting
+            them changes classes and functions.
+        observation: What the parts were seen to take; needed where there are units, or where
+            observed types are to stand in for annotations that are missing.
+    """
+
+    method: str
+    preserved_methods: tuple[str, ...] = ()
+    units: tuple[Unit, ...] = ()
+    observation: Observation | None = None
+
+
+def capture(module: nn.Module, example: Example, plan: Plan) -> Captured:
     """Trace or script a copy of a module and freeze it.
 
     Args:
         module: The module, in eval mode; neither it nor its state changes.
         example: The example inputs.
-        method: "trace", "script" or "hybrid".
-        preserved_methods: Methods other than forward to keep.
+        plan: How.
 
     Returns:
         The frozen module.
@@ -165,23 +186,57 @@ def capture(
     Raises:
         CaptureError: Tracing, scripting or freezing failed.
     """
-    names = [name for name in dict.fromkeys(preserved_methods) if name != "forward"]
+    names = [name for name in dict.fromkeys(plan.preserved_methods) if name != "forward"]
     work, pairs = clone_module(module)
     if isinstance(work, torch.jit.ScriptModule):
         captured = Captured(work)
-        if method != "script":
+        if plan.method not in ("script", "auto"):
             captured.notes.append(
                 "the module is TorchScript already: it is exported as it is, not traced"
             )
     else:
         _prepare_for_compiler(work, names)
-        if method == "script":
+        work = _script_parts(work, plan)
+        if isinstance(work, torch.jit.ScriptModule):
+            captured = Captured(work)
+        elif plan.method == "script":
             captured = _script(work)
         else:
-            captured = _trace(work, example, hybrid=method == "hybrid")
-            _restore_state(module, work, pairs)
+            captured = _trace(work, example, hybrid=plan.method == "hybrid")
+            _restore_tensors(pairs)
     _freeze(captured, names)
     return captured
+
+
+def _script_parts(work: Any, plan: Plan) -> Any:
+    """Script the plan's units with observed types; return the module, scripted where it is one."""
+    if not plan.units:
+        return work
+    assert plan.observation is not None
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            # Looking through the globals of the user's files touches what torch deprecates.
+            warnings.simplefilter("ignore")
+            give_types(work, plan.observation)
+            return script_units(work, plan.observation, plan.units)[0]
+    except ScriptingError as error:
+        place = statement_at(error.file, error.line)
+        finding = Finding(
+            "script-failed",
+            f"{error.unit} cannot be scripted: {_shortened(error.cause)}",
+            f"{error.advice}.",
+            place.file or None,
+            place.line or None,
+            place.text,
+        )
+        raise CaptureError(finding, error.unit) from error
+
+
+def retrace(module: nn.Module, example: Example, plan: Plan, values: Sequence[Any]) -> Any:
+    """Trace a fresh copy on other inputs, for comparison; not frozen."""
+    work, _ = clone_module(module)
+    _prepare_for_compiler(work, plan.preserved_methods)
+    return _trace(_script_parts(work, plan), example.with_values(values), hybrid=False).module
 
 
 def _prepare_for_compiler(work: Any, names: Sequence[str]) -> None:
@@ -267,12 +322,14 @@ def _trace(work: Any, example: Example, hybrid: bool) -> Captured:
     given: dict[str, Any] = {"example_inputs": tuple(values)}
     if not example.variadic and names != list(example.parameters[: len(names)]):
         given = {"example_kwarg_inputs": dict(zip(names, values, strict=True))}
+    state = _script_state(work)
     try:
         with torch.no_grad(), watch_warnings() as events:
             traced = _jit.trace(work, **given, strict=False, check_trace=False)
     except Exception as error:
         raise CaptureError(_failure("trace-failed", error, _trace_advice(str(error)))) from error
-    captured = Captured(traced, tuple(dropped))
+    _restore_script_state(state)
+    captured = Captured(traced, tuple(dropped), traced=traced)
     for name, value in dropped.items():
         captured.notes.append(
             f"the argument {name} is fixed at its default {value!r}: a trace has only tensor "
@@ -316,25 +373,39 @@ def _fixed_arguments(example: Example) -> dict[str, Any]:
     return fixed
 
 
-def _restore_state(
-    module: nn.Module, work: nn.Module, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]
-) -> None:
-    """Undo what the traced run did to the state that the trace refers to."""
+def _restore_tensors(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Undo what the traced run did to the tensors that the trace refers to."""
     with torch.no_grad():
         for original, copied in pairs:
             if copied.shape != original.shape:
                 copied.resize_(original.shape)
             if not torch.equal(copied, original):
                 copied.copy_(original)
+
+
+def _script_state(work: nn.Module) -> list[tuple[Any, str, Any, Any]]:
+    """Return the attributes of scripted parts: the part, name, value, and a copy of the value."""
     memo: dict[int, Any] = {}
-    for source, target in zip(module.modules(), work.modules(), strict=False):
-        if not isinstance(source, torch.jit.ScriptModule):
+    found = []
+    for child in work.modules():
+        if not isinstance(child, torch.jit.ScriptModule):
             continue
-        source_any: Any = source
-        target_any: Any = target
-        for name in source_any._concrete_type.get_attributes():
-            value = source_any._c.getattr(name)
-            target_any._c.setattr(name, copy.deepcopy(value, memo))
+        part: Any = child
+        for name in part._concrete_type.get_attributes():
+            value = part._c.getattr(name)
+            found.append((part, name, value, copy.deepcopy(value, memo)))
+    return found
+
+
+def _restore_script_state(state: Sequence[tuple[Any, str, Any, Any]]) -> None:
+    with torch.no_grad():
+        for part, name, value, saved in state:
+            if not isinstance(value, torch.Tensor):
+                part._c.setattr(name, saved)
+            elif value.shape != saved.shape or not torch.equal(value, saved):
+                # In place: a tensor may be shared with other parts.
+                value.set_(saved)
+                part._c.setattr(name, value)
 
 
 def _sort_events(captured: Captured, events: Sequence[TracerEvent]) -> None:
@@ -350,14 +421,20 @@ def _sort_events(captured: Captured, events: Sequence[TracerEvent]) -> None:
         if (statement.file, statement.line, message) in seen:
             continue
         seen.add((statement.file, statement.line, message))
+        if statement.is_guard:
+            # Whether it ever fires is for the differential probes to find.
+            captured.notes.append(
+                f"{statement.file}:{statement.line}: `{statement.text}`: tracing drops this check"
+            )
+            continue
         captured.findings.append(
             Finding(
                 "tracer-warning",
                 message,
-                ALLOWABLE["tracer-warning"],
-                statement.file,
-                statement.line,
-                statement.text,
+                file=statement.file,
+                line=statement.line,
+                source=statement.text,
+                probe="trace",
             )
         )
     if inside:
@@ -460,6 +537,14 @@ def _trace_advice(text: str) -> str:
 def _failure(code: str, error: Exception, advice: str) -> Finding:
     text = str(error)
     statement = statement_in_text(text) or statement_of_error(error)
+    kind = type(error).__name__
+    message = f"{kind}: {kept}" if (kept := _shortened(text)) else kind
+    if statement is None:
+        return Finding(code, message, advice)
+    return Finding(code, message, advice, statement.file, statement.line, statement.text)
+
+
+def _shortened(text: str) -> str:
     kept = [
         line.rstrip()
         for line in text.splitlines()
@@ -468,11 +553,7 @@ def _failure(code: str, error: Exception, advice: str) -> Finding:
     ]
     if len(kept) > _CAUSE_LINES:
         kept = [*kept[: _CAUSE_LINES - 1], "…"]
-    kind = type(error).__name__
-    message = f"{kind}: " + "\n".join(kept) if kept else kind
-    if statement is None:
-        return Finding(code, message, advice)
-    return Finding(code, message, advice, statement.file, statement.line, statement.text)
+    return "\n".join(kept)
 
 
 def eager_failure(error: Exception) -> Finding:

@@ -23,6 +23,7 @@ _KEYS = (
     "output_names",
     "preserved_methods",
     "warmup_shapes",
+    "audit",
     "allow",
 )
 _USAGE_ERROR = 2
@@ -33,7 +34,7 @@ Export a PyTorch module to one file, checked against the module.
 
 FACTORY is called without arguments and returns (module, example_inputs), or a dict of arguments
 for ts_infer.export: module, example_inputs, and any of method, dynamic_shapes, name,
-output_names, preserved_methods, warmup_shapes, allow. The current directory is searched first.
+output_names, preserved_methods, warmup_shapes, audit, allow. The current directory is searched first.
 
 exit status: 0 exported, 2 bad arguments, 6 the audit failed, 1 anything else
 """
@@ -60,7 +61,16 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("factory", metavar="PKG.MODULE:FACTORY", help="what makes the module")
     parser.add_argument("-o", "--output", metavar="FILE", required=True, help="where to write")
-    parser.add_argument("--method", choices=("trace", "script", "hybrid"), help="how to export")
+    parser.add_argument(
+        "--method",
+        choices=("auto", "trace", "script", "hybrid"),
+        help="how to export; auto, the default, scripts what a trace would lose",
+    )
+    parser.add_argument(
+        "--audit",
+        choices=("full", "fast", "off"),
+        help="how deep to compare with the module; default: full",
+    )
     parser.add_argument(
         "--allow",
         metavar="CODE",
@@ -91,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
 
         with watch_warnings():  # a module under @torch.jit.script warns when it is imported
             options = _options(args.factory)
-        options["method"] = args.method or options.get("method", "trace")
+        options |= {k: v for k in ("method", "audit") if (v := getattr(args, k))}
         options["allow"] = [*options.get("allow", ()), *args.allow]
         report = export(**options, path=args.output)
     except _UsageError as error:

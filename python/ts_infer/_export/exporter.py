@@ -4,31 +4,45 @@ from __future__ import annotations
 
 import io
 import os
-import zipfile
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from ts_infer._errors import Error, ExportError
-from ts_infer._export import arguments, manifest, shapes
-from ts_infer._export.capture import (
-    Captured,
-    CaptureError,
-    capture,
-    clone_module,
-    eager_failure,
-    save_failure,
-    watch_warnings,
+from ts_infer._export import arguments, golden, isolation, manifest, shapes
+from ts_infer._export.audit import LEVELS, Audit, AuditResult, eager_findings, forkable
+from ts_infer._export.build import Built, build, other_inputs
+from ts_infer._export.capture import Plan, watch_warnings
+from ts_infer._export.differential import Subject
+from ts_infer._export.eager import Eager, fixed_seed, watch_eager
+from ts_infer._export.observe import WHOLE, Unit
+from ts_infer._export.libraries import needed_libraries
+from ts_infer._export.report import (
+    ALLOWABLE,
+    FATAL,
+    MENDED_BY_SCRIPT,
+    Attempt,
+    ExportReport,
+    Finding,
+    Probe,
+    Scripted,
 )
-from ts_infer._export.check import CheckResult, fixed_seed, run_check
-from ts_infer._export.report import ALLOWABLE, FATAL, ExportReport, Finding
+from ts_infer._export.scan import scan
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from ts_infer._export.isolation import Emit
 
-METHODS = ("trace", "script", "hybrid")
+METHODS = ("auto", "trace", "script", "hybrid")
+
+# Parts are scripted, and scripted parts widened, this many times at most.
+_MAX_ATTEMPTS = 8
 
 
 def export(
@@ -36,29 +50,36 @@ def export(
     example_inputs: Any,
     path: str | os.PathLike[str],
     *,
-    method: str = "trace",
+    method: str = "auto",
     dynamic_shapes: Any = None,
     name: str | None = None,
     output_names: Sequence[str] | None = None,
     preserved_methods: Sequence[str] = (),
     warmup_shapes: Sequence[Mapping[str, Sequence[int]]] | None = None,
+    audit: str = "full",
     allow: Sequence[str] = (),
 ) -> ExportReport:
     """Export a module to a file that computes what the module computes, or fail and say why.
 
-    The module is copied, traced or scripted, frozen and saved. The saved bytes are then opened by
-    stock `torch.jit.load` and compared with the module, both without gradients, on the example
-    inputs and on other sizes along each dynamic dim. The file is written, in one step, only if
-    that held and no Python control flow was lost.
+    A copy of the module is traced or scripted, frozen and saved. The saved bytes are then opened
+    by stock `torch.jit.load` and audited: compared with the module, both without gradients, on
+    the example inputs and on other values, sizes, ranks and dtypes, call after call. The file is
+    written, in one step, only if all agreed and no Python control flow was lost.
+
+    All this runs in forks of this process, on one thread each and under a time limit, so that
+    neither a loop that never ends nor a crash reaches it; on an accelerator, which a fork cannot
+    share, it runs in this process.
 
     Args:
         module: A module in eval mode. Neither it nor its state changes.
         example_inputs: What the module is called with: one tensor, a tuple of arguments, or a
             dict of keyword arguments. Arguments may be nested tuples, lists and dicts of tensors.
         path: Where to write. An existing file stays as it is when the export fails.
-        method: "trace" records the operators that the example runs; "script" compiles the
-            Python code; "hybrid" is a trace of a module that calls `@torch.jit.script` functions
-            or scripted children, whose control flow is kept.
+        method: "auto" traces, and scripts the smallest parts whose control flow a trace loses,
+            with the types that they were seen to take; the whole where parts do not do. "trace"
+            records the operators that the example runs; "script" compiles the Python code;
+            "hybrid" is a trace of a module that calls `@torch.jit.script` functions or scripted
+            children, whose control flow is kept.
         dynamic_shapes: Which dims may change, by the convention of `torch.export.export`:
             `{"x": {0: Dim("batch", min=1, max=8)}}`. Dims that are not declared are static.
         name: The model's name; default: the file's name without its suffix.
@@ -66,10 +87,12 @@ def export(
         preserved_methods: Methods other than forward to keep, such as `["reset_states"]`.
         warmup_shapes: Sizes that the runtime warms up at load, `[{"x": [8, 3]}]`; default: the
             largest and the smallest of dynamic_shapes.
+        audit: "full" runs every probe; "fast" about ten forward passes; "off" none: then only
+            what tracing itself warns of is found.
         allow: Codes of findings to accept, such as `["tracer-warning"]`.
 
     Returns:
-        The report: findings that were allowed, notes, and the sizes that were checked.
+        The report: what was scripted, what each probe did, findings that were allowed, notes.
 
     Raises:
         ExportError: The audit found something that `allow` does not hold; the report is its
@@ -92,63 +115,346 @@ def export(
     """
     target = Path(os.fspath(path))
     name = target.stem if name is None else name
-    preserved = [m for m in dict.fromkeys(preserved_methods) if m != "forward"]
+    preserved = tuple(m for m in dict.fromkeys(preserved_methods) if m != "forward")
     try:
-        _check_options(module, target, method, preserved, allow)
+        _check_options(module, target, method, preserved_methods, audit, allow)
         example = arguments.bind(module, example_inputs)
         dynamic = shapes.parse(dynamic_shapes, example)
     except ValueError as error:
         raise ValueError(f"[export] {name}: {error}") from None
-    report = ExportReport(str(target), name, method)
+    report = ExportReport(str(target), name, method, audit)
     _refuse_train_mode(module, report)
-    with watch_warnings(), fixed_seed():
-        expected = _run_eager(module, example, report)
+    with (
+        tempfile.TemporaryDirectory(prefix="ts_infer_export_") as folder,
+        watch_warnings(),
+        fixed_seed(),
+        tqdm(desc=f"export {name}", unit=" runs", disable=None, leave=False) as bar,
+    ):
+        job = _Job(module, example, dynamic, preserved, report, tuple(allow), Path(folder), bar)
+        eager = job.watch_eager()
         try:
             if output_names is not None:
-                manifest.check_output_names(output_names, expected)
-            captured = _capture(module, example, method, preserved, report, allow)
+                manifest.check_output_names(output_names, eager.output_names)
+            chosen = job.find_way(method)
             warmup = None
             if warmup_shapes is not None:
                 warmup = manifest.check_warmup_shapes(
-                    warmup_shapes, example, captured.dropped, dynamic
+                    warmup_shapes, example, chosen.built.dropped, dynamic
                 )
         except ValueError as error:
             raise ValueError(f"[export] {name}: {error}") from None
-        archive = _save(captured, {}, method, report)
-        checked = run_check(archive, module, example, captured.dropped, dynamic, preserved)
-        report.checked = checked.checked
-        report.notes += checked.notes
-        _add_findings(report, checked.findings, allow)
-        if not report.ok:
-            raise _refusal(report)
+        job.finish(chosen, output_names, warmup)
+        data = chosen.archive.read_bytes()
+    _write(target, data, name)
+    report.written = True
+    report.size_bytes = len(data)
+    report.sha256 = sha256(data).hexdigest()
+    return report
+
+
+@dataclass
+class _Candidate:
+    """One way that was tried."""
+
+    plan: Plan
+    archive: Path
+    built: Built = field(default_factory=Built)
+    audit: AuditResult = field(default_factory=AuditResult)
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    probes: list[Probe] = field(default_factory=list)
+
+
+class _Job:
+    """One export, from watching the module to the finished file."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        example: arguments.Example,
+        dynamic: shapes.DynamicShapes,
+        preserved: tuple[str, ...],
+        report: ExportReport,
+        allow: tuple[str, ...],
+        folder: Path,
+        bar: Any,
+    ) -> None:
+        self.module = module
+        self.example = example
+        self.dynamic = dynamic
+        self.preserved = preserved
+        self.report = report
+        self.allow = allow
+        self.folder = folder
+        self.bar = bar
+        self.fork = forkable(module, example)
+        self.eager = Eager()
+        self.reasons: dict[Unit, str] = {}
+        if not self.fork:
+            report.notes.append(
+                "the module or its inputs are on an accelerator: the probes ran in this process, "
+                "without time limits, and no part could be scripted automatically"
+            )
+
+    def watch_eager(self) -> Eager:
+        """Run the module by itself; raise where it fails."""
+        calls = 3 if self.report.audit == "full" else 2
+        outcome = self._run(lambda emit: emit(watch_eager(self.module, self.example, calls)))
+        seen = next((m for m in outcome.messages if isinstance(m, Eager)), None)
+        if seen is None:
+            failure = outcome.failure
+            finding = Finding("eager-failed", f"the module itself fails on example_inputs: {failure}")
+            seen = Eager(finding)
+        if seen.failure is not None:
+            self.report.findings = [seen.failure]
+            raise _refusal(self.report)
+        self.eager = seen
+        return seen
+
+    def find_way(self, method: str) -> _Candidate:
+        """Capture and audit; with "auto", until a way has no findings. Raises where none has."""
+        automatic = method == "auto"
+        first = self._first_plan(method)
+        candidate = self._try(first, stop_at_first=automatic)
+        tried = [candidate]
+        while automatic and self._blocking(candidate) and len(tried) <= _MAX_ATTEMPTS:
+            plan = self._next_plan(candidate)
+            if plan is None:
+                break
+            candidate = self._try(plan, stop_at_first=True)
+            tried.append(candidate)
+        self._report_on(tried)
+        if not self.report.ok:
+            raise _refusal(self.report)
+        return candidate
+
+    def _first_plan(self, method: str) -> Plan:
+        if method != "auto":
+            return Plan(method, self.preserved)
+        if isinstance(self.module, torch.jit.ScriptModule):
+            return Plan("script", self.preserved)
+        if not self.example.only_tensors():
+            self.report.notes.append("scripted, since a trace takes nothing but tensors")
+            return self._whole()
+        return Plan("trace", self.preserved)
+
+    def _whole(self, blocking: Sequence[Finding] = ()) -> Plan:
+        if blocking:
+            self.reasons.setdefault(WHOLE, _reason(blocking[0]))
+        if self.fork and self.eager.observation is not None:
+            return Plan("script", self.preserved, (WHOLE,), self.eager.observation)
+        return Plan("script", self.preserved)
+
+    def _blocking(self, candidate: _Candidate) -> list[Finding]:
+        return [finding for finding in candidate.findings if finding.code not in self.allow]
+
+    def _next_plan(self, candidate: _Candidate) -> Plan | None:
+        """Choose what to script next: the parts that hold the findings, else the whole."""
+        plan, observation = candidate.plan, self.eager.observation
+        blocking = self._blocking(candidate)
+        if plan.method == "script" or not any(f.code in MENDED_BY_SCRIPT for f in blocking):
+            # A part that cannot be scripted is tried again as a part of a wider one.
+            if plan.method == "script" or candidate.built.failed_unit is None:
+                return None
+        if observation is None or not self.fork:
+            return self._whole(blocking)
+        units = list(plan.units)
+        failed = candidate.built.failed_unit
+        if failed is not None:
+            units = [unit for unit in units if unit != failed]
+            wider = observation.wider(failed)
+            if wider is None or wider == WHOLE:
+                return self._whole(blocking)
+            self.reasons.setdefault(wider, self.reasons.get(failed, ""))
+            units.append(wider)
+        for finding in blocking:
+            if finding.code not in MENDED_BY_SCRIPT or finding.file is None or not finding.line:
+                continue
+            function = observation.function_at(finding.file, finding.line)
+            unit = None if function is None else observation.unit_of(function)
+            while unit is not None and unit in units:
+                # Scripted, and still wrong: what surrounds it loses something.
+                units.remove(unit)
+                unit = observation.wider(unit)
+            if unit is None or unit == WHOLE:
+                return self._whole([finding])
+            self.reasons.setdefault(unit, _reason(finding))
+            units.append(unit)
+        wanted = _without_nested(units)
+        if set(wanted) == set(plan.units):
+            return self._whole(blocking)
+        return Plan("hybrid", self.preserved, tuple(wanted), observation)
+
+    def _try(self, plan: Plan, stop_at_first: bool) -> _Candidate:
+        candidate = _Candidate(plan, self.folder / "model.pt")
+        level = self.report.audit
+        others = []
+        if level == "full" and plan.method != "script":
+            others = other_inputs(self.example, self.dynamic)
+        outcome = self._run(
+            lambda emit: build(self.module, self.example, plan, candidate.archive, others, emit),
+            budget_s=300.0 + 100.0 * self.eager.seconds,
+        )
+        built = next((m for m in outcome.messages if isinstance(m, Built)), None)
+        if built is None:
+            code = "script-failed" if plan.method == "script" else "trace-failed"
+            text = f"{plan.method} did not end: {outcome.failure}"
+            candidate.findings = [Finding(code, text)]
+            return candidate
+        candidate.built = built
+        candidate.notes = list(built.notes)
+        candidate.findings = list(built.findings)
+        if built.failed:
+            return candidate
+        traced = plan.method != "script"
+        found, notes = eager_findings(self.eager, traced and not plan.units)
+        candidate.findings += found
+        candidate.notes += notes
+        if traced:
+            candidate.probes.append(
+                Probe("trace", "found" if built.findings else "passed", 1, seconds=outcome.seconds)
+            )
+        if traced and level == "full":
+            self._read_graphs(candidate, outcome, others)
+        if level != "off":
+            outcome_of_module = "found" if found else "passed"
+            candidate.probes.append(Probe("module", outcome_of_module, 1))
+        if stop_at_first and self._blocking(candidate):
+            return candidate
+        subject = Subject(
+            self.module,
+            candidate.archive,
+            self.example,
+            built.dropped,
+            self.preserved,
+            stateful=bool(self.eager.state or self.eager.python_state),
+        )
+        audit = Audit(
+            subject,
+            self.dynamic,
+            self.eager,
+            level=level,
+            fork=self.fork,
+            on_run=self._show,
+            traced=traced,
+            stop_at_first=stop_at_first,
+        )
+        candidate.audit = audit.run()
+        candidate.findings += candidate.audit.findings
+        candidate.notes += candidate.audit.notes
+        candidate.probes += candidate.audit.probes
+        return candidate
+
+    def _read_graphs(
+        self, candidate: _Candidate, outcome: isolation.Outcome, others: Sequence[Any]
+    ) -> None:
+        probe = Probe("graphs")
+        candidate.probes.append(probe)
+        found = [m for m in outcome.messages if isinstance(m, Finding)]
+        probe.runs = sum(m == "traced" for m in outcome.messages)
+        if found:
+            probe.outcome = "found"
+            candidate.findings.append(found[0])
+        elif not probe.runs:
+            probe.outcome = "skipped"
+            probe.reason = outcome.failure or "no other inputs could be traced"
+        elif outcome.failure:
+            probe.reason = f"{len(others) - probe.runs} left out: {outcome.failure}"
+
+    def _report_on(self, tried: Sequence[_Candidate]) -> None:
+        report, last = self.report, tried[-1]
+        if len(tried) > 1:
+            report.attempts = [
+                Attempt(c.plan.method, [str(u) for u in c.plan.units], self._blocking(c))
+                for c in tried
+            ]
+        report.method = last.plan.method
+        findings = list(last.findings)
+        if len(tried) > 1 and self._blocking(last):
+            # What a trace loses says more than why the last way failed; both are shown.
+            report.method = "auto"
+            seen = {(f.code, f.file, f.line) for f in tried[0].findings}
+            findings = [*tried[0].findings]
+            findings += [f for f in last.findings if (f.code, f.file, f.line) not in seen]
+        _add_findings(report, findings, self.allow)
+        report.notes += list(dict.fromkeys(last.notes))
+        report.probes = last.probes
+        report.runs = last.audit.runs
+        report.scripted = [
+            Scripted(str(unit), unit.kind, self.reasons.get(unit, "")) for unit in last.plan.units
+        ]
+
+    def finish(
+        self,
+        chosen: _Candidate,
+        output_names: Sequence[str] | None,
+        warmup: list[dict[str, list[int]]] | None,
+    ) -> None:
+        """Add the manifest and the golden sample to what was audited, which stays as it is."""
+        report = self.report
+        exported = _jit_load(chosen.archive)
+        if warmup is None:
+            refused = [run.sizes for run in chosen.audit.runs if run.outcome == "refused"]
+            warmup = manifest.default_warmup_shapes(
+                self.example, chosen.built.dropped, self.dynamic, refused
+            )
         document = manifest.build(
-            name=name,
-            method=method,
-            exported=_jit_load(archive),
-            example=example,
-            shapes=dynamic,
-            outputs=checked.outputs,
-            expected=expected,
-            output_names=output_names,
-            warmup_shapes=_warmup(captured, example, dynamic, checked)
-            if warmup is None
-            else warmup,
+            name=report.name,
+            method=report.method,
+            exported=exported,
+            example=self.example,
+            shapes=self.dynamic,
+            leaves=self.eager.results[0],
+            output_shapes=chosen.audit.output_shapes,
+            output_names=output_names or self.eager.output_names,
+            warmup_shapes=warmup,
         )
         if "outputs" not in document:
             report.notes.append(
                 "the number of outputs depends on the input's size: the manifest does not list them"
             )
-        extra = {manifest.MANIFEST_PATH: manifest.to_json(document)}
-        shipped = _save(captured, extra, method, report)
-    _require_same_model(archive, shipped, name)
-    _write(target, shipped, name)
-    report.written = True
-    report.size_bytes = len(shipped)
-    return report
+        found = scan(exported)
+        needed = needed_libraries(found.custom_operators, found.custom_classes)
+        document |= manifest.provenance(report, self.eager.state, needed)
+        extra: dict[str, bytes] = {}
+        sample, reason = golden.sample(exported, self.example, self.eager)
+        if sample is None:
+            report.notes.append(f"no golden sample: {reason}")
+        else:
+            document["golden"] = golden.describe(self.eager)
+            extra[golden.GOLDEN_PATH] = sample
+        extra[manifest.MANIFEST_PATH] = manifest.to_json(document).encode()
+        manifest.add_files(chosen.archive, extra)
+
+    def _run(self, task: Any, budget_s: float | None = None) -> isolation.Outcome:
+        return isolation.run(task, budget_s=budget_s, fork=self.fork)
+
+    def _show(self, probe: str) -> None:
+        self.bar.set_postfix_str(probe, refresh=False)
+        self.bar.update()
+
+
+def _without_nested(units: Sequence[Unit]) -> list[Unit]:
+    """Leave out submodules that others hold."""
+    distinct = list(dict.fromkeys(units))
+    paths = {path for unit in distinct for path in unit.paths}
+    outermost = {p for p in paths if not any(p.startswith(f"{q}.") for q in paths)}
+    return [u for u in distinct if u.function is not None or outermost.intersection(u.paths)]
+
+
+def _reason(finding: Finding) -> str:
+    place = f" at {Path(finding.file).name}:{finding.line}" if finding.file else ""
+    source = f" `{finding.source}`" if finding.source else ""
+    return f"{finding.code}{place}{source}"
 
 
 def _check_options(
-    module: Any, target: Path, method: str, preserved: Sequence[str], allow: Sequence[str]
+    module: Any,
+    target: Path,
+    method: str,
+    preserved: Sequence[str],
+    audit: str,
+    allow: Sequence[str],
 ) -> None:
     if not isinstance(module, nn.Module):
         raise ValueError(
@@ -157,6 +463,8 @@ def _check_options(
         )
     if method not in METHODS:
         raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
+    if audit not in LEVELS:
+        raise ValueError(f"audit: expected one of {', '.join(LEVELS)}, got {audit!r}")
     if isinstance(allow, str) or isinstance(preserved, str):
         raise ValueError('allow and preserved_methods: expected lists such as ["tracer-warning"]')
     unknown = [code for code in allow if code not in ALLOWABLE]
@@ -206,61 +514,9 @@ def _refuse_train_mode(module: nn.Module, report: ExportReport) -> None:
     raise _refusal(report)
 
 
-def _run_eager(module: nn.Module, example: arguments.Example, report: ExportReport) -> Any:
-    copied, _ = clone_module(module)
-    values = shapes.DynamicShapes().resize(example, {})
-    try:
-        with torch.no_grad(), fixed_seed():
-            return example.call(copied, values)
-    except Exception as error:
-        _add_findings(report, [eager_failure(error)], ())
-        raise _refusal(report) from error
-
-
-def _capture(
-    module: nn.Module,
-    example: arguments.Example,
-    method: str,
-    preserved: Sequence[str],
-    report: ExportReport,
-    allow: Sequence[str],
-) -> Captured:
-    try:
-        captured = capture(module, example, method, preserved)
-    except CaptureError as error:
-        _add_findings(report, [error.finding], ())
-        raise _refusal(report) from error.__cause__
-    report.notes += captured.notes
-    _add_findings(report, captured.findings, allow)
-    return captured
-
-
-def _save(
-    captured: Captured, extra_files: Mapping[str, str], method: str, report: ExportReport
-) -> bytes:
-    buffer = io.BytesIO()
-    save: Any = torch.jit.save
-    try:
-        save(captured.module, buffer, _extra_files=dict(extra_files))
-    except Exception as error:
-        _add_findings(report, [save_failure(error, method)], ())
-        raise _refusal(report) from error
-    return buffer.getvalue()
-
-
-def _jit_load(archive: bytes) -> Any:
+def _jit_load(archive: Path) -> Any:
     load: Any = torch.jit.load
-    return load(io.BytesIO(archive))
-
-
-def _warmup(
-    captured: Captured,
-    example: arguments.Example,
-    dynamic: shapes.DynamicShapes,
-    checked: CheckResult,
-) -> list[dict[str, list[int]]]:
-    refused = [entry.sizes for entry in checked.checked if entry.outcome == "refused"]
-    return manifest.default_warmup_shapes(example, captured.dropped, dynamic, refused)
+    return load(str(archive))
 
 
 def _add_findings(report: ExportReport, findings: Sequence[Finding], allow: Sequence[str]) -> None:
@@ -276,28 +532,6 @@ def _refusal(report: ExportReport) -> ExportError:
         f"{', '.join(codes)}; what to do stands below each\n{report}",
         report,
     )
-
-
-def _require_same_model(checked: bytes, shipped: bytes, name: str) -> None:
-    """Make sure that only the manifest was added to what was checked."""
-    before, after = _records(checked), _records(shipped)
-    after.pop(f"extra/{manifest.MANIFEST_PATH}", None)
-    if before != after:
-        changed = sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))
-        raise Error(
-            f"[export] {name}: saving twice gave two models: expected equal records, got "
-            f"differences in {', '.join(changed)}; please report this with the torch version"
-        )
-
-
-def _records(archive: bytes) -> dict[str, tuple[int, int]]:
-    with zipfile.ZipFile(io.BytesIO(archive)) as file:
-        return {
-            info.filename.split("/", 1)[-1]: (info.CRC, info.file_size)
-            for info in file.infolist()
-            # A hash over the records, the manifest included.
-            if not info.filename.endswith(".data/serialization_id")
-        }
 
 
 def _write(target: Path, data: bytes, name: str) -> None:

@@ -14,6 +14,11 @@ Schema 1, additive: readers ignore what they do not know, and a missing key mean
                    is not known. Missing where the number of leaves depends on the input's size
     methods        every callable method, forward first
     warmup_shapes  sizes worth warming up: for each, the shape of every tensor input by name
+    state          paths of the tensors that calls change
+    scripted       the parts that were scripted automatically: name and reason
+    audit          its level, what each probe did, and the codes of findings that were allowed
+    libraries      shared libraries that register operators or classes that the model needs
+    golden         the golden sample: its file, how many calls, and (rtol, atol) per dtype
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+import zipfile
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,8 +35,10 @@ from ts_infer._export.compare import leaves
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from ts_infer._export.arguments import Example
+    from ts_infer._export.report import ExportReport
     from ts_infer._export.shapes import DynamicShapes
 
 MANIFEST_PATH = "ts_infer/manifest.json"
@@ -45,9 +53,9 @@ def build(
     exported: Any,
     example: Example,
     shapes: DynamicShapes,
-    outputs: Sequence[tuple[Mapping[str, int], Any]],
-    expected: Any,
-    output_names: Sequence[str] | None,
+    leaves: Sequence[Any],
+    output_shapes: Sequence[tuple[Mapping[str, int], Sequence[tuple[int, ...] | None]]],
+    output_names: Sequence[str],
     warmup_shapes: Sequence[Mapping[str, Sequence[int]]],
 ) -> dict[str, Any]:
     """Describe an exported model.
@@ -58,11 +66,10 @@ def build(
         exported: The loaded archive.
         example: The example inputs.
         shapes: The dynamic dims.
-        outputs: For each checked size, the sizes and what the exported model returned; the
-            example first.
-        expected: What the module returned for the example; its field names and keys give the
-            outputs' names.
-        output_names: Names of the output leaves instead.
+        leaves: The leaves of the module's result for the example, depth-first.
+        output_shapes: For each size that was compared, the shape of each leaf, None for one that
+            is no tensor; may be empty.
+        output_names: One name per leaf.
         warmup_shapes: Sizes to warm up.
 
     Returns:
@@ -79,7 +86,7 @@ def build(
         "method": method,
         "inputs": _inputs(exported, example, shapes),
     }
-    described = _outputs(shapes, outputs, expected, output_names)
+    described = _outputs(shapes, leaves, output_shapes, output_names)
     if described is not None:
         manifest["outputs"] = described
     given = {
@@ -109,13 +116,12 @@ def package_version() -> str:
         return "unknown"
 
 
-def check_output_names(names: Sequence[str], expected: Any) -> None:
+def check_output_names(names: Sequence[str], defaults: Sequence[str]) -> None:
     """Raise ValueError unless there is one name for each leaf of the module's result."""
-    count = sum(1 for _ in leaves(expected))
-    if len(names) != count or len(set(names)) != len(names):
+    if len(names) != len(defaults) or len(set(names)) != len(names):
         raise ValueError(
-            f"output_names: expected {count} different names, one for each output leaf "
-            f"depth-first, got {list(names)}; the defaults are {default_output_names(expected)}"
+            f"output_names: expected {len(defaults)} different names, one for each output leaf "
+            f"depth-first, got {list(names)}; the defaults are {list(defaults)}"
         )
 
 
@@ -169,34 +175,36 @@ def _index_of(example: Example, name: str, position: int) -> int | None:
 
 def _outputs(
     shapes: DynamicShapes,
-    outputs: Sequence[tuple[Mapping[str, int], Any]],
-    expected: Any,
-    output_names: Sequence[str] | None,
+    leaves: Sequence[Any],
+    runs: Sequence[tuple[Mapping[str, int], Sequence[tuple[int, ...] | None]]],
+    names: Sequence[str],
 ) -> list[dict[str, Any]] | None:
-    runs = [(sizes, [leaf for _, leaf in leaves(result)]) for sizes, result in outputs]
-    if not runs or any(len(found) != len(runs[0][1]) for _, found in runs):
-        return None
-    names = output_names or default_output_names(expected)
-    if len(names) != len(runs[0][1]):
+    if len(names) != len(leaves) or any(len(found) != len(leaves) for _, found in runs):
         return None
     return [
-        _output(shapes, name, [(sizes, found[i]) for sizes, found in runs])
-        for i, name in enumerate(names)
+        _output(shapes, name, leaf, [(sizes, found[i]) for sizes, found in runs])
+        for i, (name, leaf) in enumerate(zip(names, leaves, strict=True))
     ]
 
 
 def _output(
-    shapes: DynamicShapes, name: str, runs: Sequence[tuple[Mapping[str, int], Any]]
+    shapes: DynamicShapes,
+    name: str,
+    leaf: Any,
+    runs: Sequence[tuple[Mapping[str, int], tuple[int, ...] | None]],
 ) -> dict[str, Any]:
-    first = runs[0][1]
-    if not all(isinstance(leaf, torch.Tensor) for _, leaf in runs):
-        return {"name": name, "type": _type_name(first)}
-    entry: dict[str, Any] = {"name": name, "dtype": dtype_name(first.dtype)}
-    if any(leaf.dim() != first.dim() for _, leaf in runs):
+    if not isinstance(leaf, torch.Tensor) or any(shape is None for _, shape in runs):
+        return {"name": name, "type": _type_name(leaf)}
+    entry: dict[str, Any] = {"name": name, "dtype": dtype_name(leaf.dtype)}
+    seen = [(sizes, shape) for sizes, shape in runs if shape is not None]
+    if any(len(shape) != leaf.dim() for _, shape in seen):
         return entry
     shape: list[Any] = []
-    for axis, size in enumerate(first.shape):
-        found = [(sizes, leaf.shape[axis]) for sizes, leaf in runs]
+    for axis, size in enumerate(leaf.shape):
+        found = [(sizes, other[axis]) for sizes, other in seen]
+        if shapes.dims and not found:
+            shape.append(None)  # nothing was run at other sizes
+            continue
         if all(other == size for _, other in found):
             shape.append(size)
             continue
@@ -205,6 +213,45 @@ def _output(
         shape.append(None if dim is None else _dim(shapes, dim))
     entry["shape"] = shape
     return entry
+
+
+def provenance(
+    report: ExportReport, state: Sequence[str], libraries: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return the entries that say how far the model can be trusted.
+
+    Args:
+        report: What the export did.
+        state: Paths of the tensors that calls change.
+        libraries: What must be loaded before the model.
+    """
+    return {
+        "state": list(state),
+        "scripted": [{"name": part.name, "reason": part.reason} for part in report.scripted],
+        "audit": {
+            "level": report.audit,
+            "probes": [
+                {"name": p.name, "outcome": p.outcome, "runs": p.runs, "reason": p.reason}
+                for p in report.probes
+            ],
+            "allowed": sorted({finding.code for finding in report.findings}),
+        },
+        "libraries": [dict(library) for library in libraries],
+    }
+
+
+def add_files(archive: Path, files: Mapping[str, bytes]) -> None:
+    """Add extra files to an archive; what is in it stays as it is, byte for byte.
+
+    Args:
+        archive: A file that `torch.jit.save` wrote.
+        files: Contents by name, as `torch.jit.load` finds them in `_extra_files`.
+    """
+    with zipfile.ZipFile(archive, "a", zipfile.ZIP_STORED) as file:
+        folder = file.namelist()[0].split("/", 1)[0]
+        for name, data in files.items():
+            # A date of its own would make two exports differ.
+            file.writestr(zipfile.ZipInfo(f"{folder}/extra/{name}"), data)
 
 
 def _dim(shapes: DynamicShapes, name: str) -> dict[str, Any]:

@@ -7,32 +7,44 @@ import math
 import os
 import textwrap
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
-# What to do about each finding that `allow` can accept.
+_SCRIPT = (
+    'script the part that holds it (method="auto" does it where it can; by hand: '
+    '@torch.jit.script on the function, and method="hybrid")'
+)
+
+# What to do about each finding that `allow` can accept. The page findings.md tells more of each.
 ALLOWABLE: dict[str, str] = {
-    "tracer-warning": (
-        'keep the control flow by scripting it (method="script", or @torch.jit.script on the '
-        'function that holds it and method="hybrid"), or allow=["tracer-warning"] if this '
-        "line has the same outcome for every input that the model will ever see."
-    ),
-    "output-differs": (
-        "look for Python values that were baked in (sizes, loop counts, state in plain "
-        'attributes) and script that part (method="script" or "hybrid"), or '
-        'allow=["output-differs"] if the difference is acceptable.'
-    ),
-    "output-structure-differs": (
-        "return tensors in tuples, lists or dicts of one value type, wrap numbers in tensors, "
-        'or use method="script"; allow=["output-structure-differs"] accepts it as it is.'
-    ),
-    "exported-raises": (
-        'a size was probably baked in: script that part (method="script" or "hybrid"), narrow '
-        'the range in dynamic_shapes, or allow=["exported-raises"].'
-    ),
-    "exported-accepts": (
-        "the check that raises was lost: narrow the range in dynamic_shapes to the sizes that "
-        'the module accepts, script the check, or allow=["exported-accepts"].'
-    ),
+    "tracer-warning": f"{_SCRIPT}, or allow it if this line has the same outcome for every input "
+    "that the model will ever see.",
+    "example-differs": "compare the two by hand: the export does not even compute the example.",
+    "structure-differs": "return tensors in tuples, lists or dicts of one value type, wrap numbers "
+    'in tensors, or use method="script".',
+    "values-differ": f"look for an `if`, a loop or a number that depends on a tensor's values; "
+    f"{_SCRIPT}.",
+    "extremes-differ": f"look for a guard against NaN, infinity or zero; {_SCRIPT}; or allow it "
+    "if such inputs never come.",
+    "sizes-differ": f"look for a size that became a number (len, range, int, a list that is "
+    f"unrolled); use tensor operators or {_SCRIPT}; or narrow the range in dynamic_shapes.",
+    "ranks-differ": f"look for a branch on the number of dims; {_SCRIPT}; or allow it if the rank "
+    "never changes: the runtime checks it.",
+    "dtypes-differ": "look for a dtype that became a constant (torch.zeros without dtype=x.dtype, "
+    f"a branch on the dtype); {_SCRIPT}; or allow it if the dtype never changes: the runtime "
+    "checks it.",
+    "state-lost": "keep state in registered buffers that are changed in place, or pass it in and "
+    f"return it; {_SCRIPT}.",
+    "check-lost": f"{_SCRIPT}, or allow it if the caller checks this before.",
+    "graphs-differ": f"look for what depends on the input but is recorded as a constant; {_SCRIPT}.",
+    "device-baked": "make tensors with device=x.device, or register them as buffers.",
+    "train-flag": "pass training=self.training, or use the module (nn.Dropout) instead of the "
+    "function.",
+    "input-mutated": "work on a copy (x = x.clone()), or use the operator that returns its result.",
+    "dead-input": f"look for the line that takes Python values from this input; {_SCRIPT}; or "
+    "allow it if the input is there for its looks only.",
+    "python-state": "keep the state in a registered buffer, or pass it in and return it.",
+    "python-random": "draw with torch (torch.rand, torch.randint), which an export keeps.",
 }
 
 # Findings that leave nothing to export, so that `allow` does not know them.
@@ -43,7 +55,31 @@ FATAL: tuple[str, ...] = (
     "script-failed",
     "freeze-failed",
     "method-lost",
+    "example-unchecked",
 )
+
+# Findings that scripting the part in question may mend.
+MENDED_BY_SCRIPT: frozenset[str] = frozenset(
+    {
+        "tracer-warning",
+        "trace-failed",
+        "example-differs",
+        "structure-differs",
+        "values-differ",
+        "extremes-differ",
+        "sizes-differ",
+        "ranks-differ",
+        "dtypes-differ",
+        "state-lost",
+        "check-lost",
+        "graphs-differ",
+        "dead-input",
+        "python-state",
+        "device-baked",
+    }
+)
+
+FINDINGS_PAGE = str(Path(__file__).with_name("findings.md"))
 
 _WIDTH = 96
 
@@ -60,6 +96,10 @@ class Finding:
         line: The line in `file`, counted from 1.
         source: The statement at that line, on one line.
         allowed: Whether `allow` accepted it.
+        probe: The probe that found it.
+        inputs: The inputs that show it; empty where it does not take any.
+        max_abs_diff: Largest absolute difference of any output element, where outputs differ.
+        more: On how many more inputs the probe found the same.
     """
 
     code: str
@@ -69,13 +109,24 @@ class Finding:
     line: int | None = None
     source: str = ""
     allowed: bool = False
+    probe: str = ""
+    inputs: str = ""
+    max_abs_diff: float | None = None
+    more: int = 0
+
+    def __post_init__(self) -> None:
+        """Give the code's own advice where there is none."""
+        self.advice = self.advice or ALLOWABLE.get(self.code, "")
 
     def __str__(self) -> str:
         """Return the finding as text: where, what, and what to do."""
-        if not self.advice or self.allowed:
+        advice = self.advice
+        if not advice or self.allowed:
             return self.headline()
+        if self.code in ALLOWABLE:
+            advice += f' allow=["{self.code}"] accepts it.'
         advice = textwrap.fill(
-            f"What to do: {self.advice}", _WIDTH, initial_indent="  ", subsequent_indent="    "
+            f"What to do: {advice}", _WIDTH, initial_indent="  ", subsequent_indent="    "
         )
         return f"{self.headline()}\n{advice}"
 
@@ -85,43 +136,106 @@ class Finding:
         source = f"`{self.source}` — " if self.source else ""
         first, *rest = self.message.splitlines() or [""]
         lines = [f"{self.code}{' (allowed)' if self.allowed else ''}: {where}{source}{first}"]
+        if self.more:
+            lines[0] += f" (and on {self.more} more)"
         lines += [f"    {line}" for line in rest]
         return "\n".join(lines)
 
 
 @dataclass
-class Checked:
+class Run:
     """One comparison of the exported model with the module.
 
     Attributes:
-        sizes: The size of each dynamic dim by name; empty for the example inputs.
-        shapes: The shape of each tensor input by name.
-        calls: How many calls in a row were compared, on one instance of each.
+        probe: The probe that made it.
+        inputs: What was different from the example.
+        sizes: The size of each dynamic dim by name; empty for the example's.
+        calls: How many calls in a row were compared.
         max_abs_diff: Largest absolute difference of any output element; `inf` where one side
             is NaN or infinite and the other is not, None where nothing could be compared.
-        outcome: `"equal"`, `"differs"` or `"refused"` (the module itself raises at this size).
+        outcome: `"equal"`, `"differs"` or `"refused"` (the module itself raises).
+        reason: Why the module refuses.
     """
 
-    sizes: dict[str, int]
-    shapes: dict[str, list[int]]
+    probe: str
+    inputs: str
+    sizes: dict[str, int] = field(default_factory=dict)
     calls: int = 0
     max_abs_diff: float | None = None
     outcome: str = "equal"
+    reason: str = ""
+
+
+@dataclass
+class Probe:
+    """What one probe of the audit did.
+
+    Attributes:
+        name: Its name.
+        outcome: `"passed"`, `"found"` or `"skipped"`.
+        runs: How many comparisons it made.
+        max_abs_diff: Largest difference that it saw, where outputs were compared.
+        reason: Why it was skipped, or what of it was left out.
+        seconds: Wall time.
+    """
+
+    name: str
+    outcome: str = "passed"
+    runs: int = 0
+    max_abs_diff: float | None = None
+    reason: str = ""
+    seconds: float = 0.0
+
+
+@dataclass
+class Scripted:
+    """A part that was scripted, and why.
+
+    Attributes:
+        name: The path of a submodule, or a function's name.
+        kind: `"module"` or `"function"`.
+        reason: The finding that asked for it.
+    """
+
+    name: str
+    kind: str
+    reason: str
+
+
+@dataclass
+class Attempt:
+    """One way that `method="auto"` tried.
+
+    Attributes:
+        method: `"trace"`, `"hybrid"` or `"script"`.
+        scripted: The parts that were scripted.
+        findings: Why it was not taken; empty for the one that was.
+    """
+
+    method: str
+    scripted: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
 
 
 @dataclass
 class ExportReport:
-    """The result of an export.
+    """The result of an export, or of the audit of an archive.
 
     Attributes:
         path: Where the archive was to be written.
         name: The model's name.
         method: How it was exported.
+        audit: How deep the audit went: `"full"`, `"fast"` or `"off"`.
         findings: What may be wrong; the export fails unless each was allowed.
         notes: What is worth knowing and does not fail an export.
-        checked: The sizes at which the exported model was compared with the module.
+        probes: What the audit did, and what it skipped and why.
+        runs: The comparisons of the exported model with the module.
+        scripted: The parts that were scripted automatically, and why.
+        attempts: The ways that were tried, where there was more than one.
         written: Whether the archive is at `path`.
         size_bytes: Size of the archive.
+        sha256: SHA-256 of the archive, in hexadecimal; `ts_infer verify` prints it too.
+        verb: `"export"`, or `"audit"` for an archive that was there before.
 
     Example:
         >>> report = ExportReport(path="gate.pt", name="gate", method="trace")
@@ -132,11 +246,17 @@ class ExportReport:
     path: str
     name: str
     method: str
+    audit: str = "full"
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    checked: list[Checked] = field(default_factory=list)
+    probes: list[Probe] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+    scripted: list[Scripted] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
     written: bool = False
     size_bytes: int = 0
+    sha256: str = ""
+    verb: str = "export"
 
     @property
     def ok(self) -> bool:
@@ -145,26 +265,31 @@ class ExportReport:
 
     def to_json(self) -> str:
         """Return the report as a JSON document; infinite differences become null."""
-        data: dict[str, Any] = {"schema": 1, "ok": self.ok, **asdict(self)}
-        for entry in data["checked"]:
-            diff = entry["max_abs_diff"]
-            if diff is not None and not math.isfinite(diff):
-                entry["max_abs_diff"] = None
-        return json.dumps(data, indent=2, ensure_ascii=False)
+        data = {"schema": 1, "ok": self.ok, **asdict(self)}
+        return json.dumps(_finite(data), indent=2, ensure_ascii=False)
 
     def __str__(self) -> str:
-        """Return the report as text: findings first, then the table of what was checked."""
-        lines = [f"export of {self.name} by {self.method}: {self._verdict()}"]
+        """Return the report as text: findings first, then what was done and seen."""
+        by = f" by {self.method}" if self.method else ""
+        lines = [f"{self.verb} of {self.name}{by}: {self._verdict()}"]
         for i, finding in enumerate(self.findings):
             # What to do is said once for findings of one kind in a row.
             last = finding.advice not in [f.advice for f in self.findings[i + 1 : i + 2]]
             lines.append(textwrap.indent(str(finding) if last else finding.headline(), "  "))
-        if self.checked:
-            lines += ["", "checked, exported against eager:", *_table(self.checked)]
+        if self.findings:
+            lines.append(f"  Each code is explained in {FINDINGS_PAGE}")
+        if self.scripted and self.ok:
+            lines += ["", "scripted, the rest is traced:" if self.method == "hybrid" else "scripted:"]
+            lines += [f"  {part.name}: {part.reason}" for part in self.scripted]
+        if len(self.attempts) > 1:
+            lines += ["", "tried:", *(f"  {_attempt_line(a)}" for a in self.attempts)]
+        if self.probes:
+            lines += ["", f"audit, {self.audit}:", *_table(self.probes)]
         if self.notes:
             lines += ["", "notes:", *(f"  - {note}" for note in self.notes)]
         if self.written:
-            lines += ["", f"written: {self.path} ({_human_size(self.size_bytes)})"]
+            size = _human_size(self.size_bytes)
+            lines += ["", f"written: {self.path} ({size}, SHA-256 {self.sha256[:16]}…)"]
         return "\n".join(lines)
 
     def _verdict(self) -> str:
@@ -176,23 +301,39 @@ class ExportReport:
         return "ok"
 
 
-def _table(checked: list[Checked]) -> list[str]:
-    rows = [("sizes", "inputs", "calls", "max abs diff", "outcome")]
-    for entry in checked:
-        sizes = ", ".join(f"{name}={size}" for name, size in entry.sizes.items()) or "example"
-        shapes = ", ".join(
-            f"{name} {'x'.join(map(str, shape)) or 'scalar'}"
-            for name, shape in entry.shapes.items()
+def _attempt_line(attempt: Attempt) -> str:
+    parts = f" with {', '.join(attempt.scripted)} scripted" if attempt.scripted else ""
+    codes = ", ".join(dict.fromkeys(finding.code for finding in attempt.findings))
+    return f"{attempt.method}{parts}: {codes or 'taken'}"
+
+
+def _table(probes: list[Probe]) -> list[str]:
+    rows = [("probe", "outcome", "runs", "max abs diff", "time", "")]
+    for probe in probes:
+        rows.append(
+            (
+                probe.name,
+                probe.outcome,
+                str(probe.runs or "-"),
+                "-" if probe.max_abs_diff is None else f"{probe.max_abs_diff:.3g}",
+                f"{probe.seconds:.2f} s",
+                textwrap.shorten(probe.reason, _WIDTH - 44, placeholder=" …"),
+            )
         )
-        diff = "-" if entry.max_abs_diff is None else f"{entry.max_abs_diff:.3g}"
-        shapes = textwrap.shorten(shapes, 60, placeholder=" …")
-        rows.append((sizes, shapes, str(entry.calls or "-"), diff, entry.outcome))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         "  "
         + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _short_path(path: str) -> str:

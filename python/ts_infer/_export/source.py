@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import ast
+import functools
 import linecache
 import re
+import sysconfig
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy
 import torch
 
 _TORCH_DIR = str(Path(torch.__file__).resolve().parent)
 _OWN_DIR = str(Path(__file__).resolve().parent)
+_NUMPY_DIR = str(Path(numpy.__file__).resolve().parent)
+_STDLIB_DIR = str(Path(sysconfig.get_paths()["stdlib"]).resolve())
+_PACKAGE_DIRS = tuple(
+    str(Path(sysconfig.get_paths()[name]).resolve()) for name in ("purelib", "platlib")
+)
 _LOCATION = re.compile(
     r'File "(?P<a>[^"]+)", line (?P<an>\d+)|^(?P<b>\S[^\n]*?)\((?P<bn>\d+)\): ', re.MULTILINE
 )
@@ -22,12 +30,21 @@ _CONTROL = (ast.If, ast.While, ast.For)
 
 @dataclass(frozen=True)
 class Statement:
-    """A Python statement: its file, first line, text on one line, and `ast` class name."""
+    """A Python statement.
+
+    Attributes:
+        file: Its file.
+        line: Its first line, counted from 1.
+        text: Its text on one line; of a compound one, its header.
+        kind: Name of its `ast` class; empty where the source cannot be read.
+        is_guard: Whether it does nothing but raise: an `assert`, or an `if` with only a `raise`.
+    """
 
     file: str
     line: int
     text: str
     kind: str
+    is_guard: bool = False
 
 
 def is_torch_file(filename: str) -> bool:
@@ -40,11 +57,16 @@ def torch_relative(filename: str) -> str:
     return "torch/" + Path(filename).resolve().relative_to(_TORCH_DIR).as_posix()
 
 
+@functools.lru_cache(maxsize=None)
 def is_user_file(filename: str) -> bool:
-    """Whether a file is neither torch's nor the exporter's."""
+    """Whether a file is the user's or a package's: not torch's, NumPy's, Python's, the exporter's."""
     if filename.startswith("<") and not filename.startswith("<ipython"):
         return False
-    return not is_torch_file(filename) and not _is_within(filename, _OWN_DIR)
+    if any(_is_within(filename, folder) for folder in (_TORCH_DIR, _OWN_DIR, _NUMPY_DIR)):
+        return False
+    return not _is_within(filename, _STDLIB_DIR) or any(
+        _is_within(filename, folder) for folder in _PACKAGE_DIRS
+    )
 
 
 def statement_at(filename: str, line: int) -> Statement:
@@ -76,7 +98,13 @@ def statement_at(filename: str, line: int) -> Statement:
         last += 1
     text = " ".join(part.strip() for part in lines[chosen.lineno - 1 : last])
     text = textwrap.shorten(text, 160, placeholder=" …")
-    return Statement(filename, chosen.lineno, text, type(chosen).__name__)
+    return Statement(filename, chosen.lineno, text, type(chosen).__name__, _is_guard(chosen))
+
+
+def _is_guard(node: ast.stmt) -> bool:
+    if isinstance(node, ast.If):
+        return not node.orelse and all(isinstance(s, ast.Raise) for s in node.body)
+    return isinstance(node, ast.Assert)
 
 
 def _header_end(node: ast.stmt) -> int:

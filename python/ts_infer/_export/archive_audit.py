@@ -1,0 +1,335 @@
+"""`ts_infer.audit`: the probes on an archive that somebody else made."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ts_infer._errors import Error
+from ts_infer._export import arguments, golden, isolation, manifest, shapes, variants
+from ts_infer._export.audit import Audit, eager_findings, forkable, scan_findings
+from ts_infer._export.capture import watch_warnings
+from ts_infer._export.compare import compare, leaves
+from ts_infer._export.differential import Subject, essence, jit_load
+from ts_infer._export.eager import Eager, fixed_seed, watch_eager
+from ts_infer._export.report import ExportReport, Finding, Probe, Run
+from ts_infer._export.scan import scan
+
+if TYPE_CHECKING:
+    from ts_infer._export.isolation import Emit
+
+_BUDGET_S = 60.0
+_REPEATS = 4
+
+
+def audit(
+    path: str | os.PathLike[str],
+    module: nn.Module | None = None,
+    example_inputs: Any = None,
+    *,
+    dynamic_shapes: Any = None,
+    preserved_methods: Sequence[str] = (),
+    level: str = "full",
+    allow: Sequence[str] = (),
+) -> ExportReport:
+    """Audit a TorchScript archive, whoever made it.
+
+    With the module that it was made from, every probe of `ts_infer.export` compares the two.
+    Without, the archive is looked at by itself: what its graphs hold, whether it computes its
+    golden sample, whether calls in a row agree, and which sizes it takes.
+
+    Args:
+        path: The archive.
+        module: The module that it was exported from, in eval mode.
+        example_inputs: What forward is called with, as for `ts_infer.export`. Needed with a
+            module; without one the archive's golden sample or manifest stands in.
+        dynamic_shapes: Which dims may change; default, without a module: what the manifest says.
+        preserved_methods: Methods other than forward to compare.
+        level: "full" or "fast".
+        allow: Codes of findings to accept.
+
+    Returns:
+        The report; `report.ok` says whether there were findings that `allow` does not hold.
+
+    Raises:
+        ValueError: The arguments do not fit the module or the archive.
+        Error: The archive cannot be opened.
+    """
+    archive = Path(os.fspath(path))
+    document = _manifest(archive)
+    name = str(document.get("name", archive.stem))
+    report = ExportReport(str(archive), name, str(document.get("method", "")), level, verb="audit")
+    try:
+        with watch_warnings(), fixed_seed():
+            if module is not None:
+                _against_module(
+                    report, archive, module, example_inputs, dynamic_shapes, preserved_methods
+                )
+            else:
+                _alone(report, archive, document, example_inputs, dynamic_shapes)
+    except ValueError as error:
+        raise ValueError(f"[audit] {name}: {error}") from None
+    for finding in report.findings:
+        finding.allowed = finding.code in allow
+    return report
+
+
+def _manifest(archive: Path) -> dict[str, Any]:
+    try:
+        with zipfile.ZipFile(archive) as file:
+            for entry in file.namelist():
+                if entry.endswith(f"/extra/{manifest.MANIFEST_PATH}"):
+                    document = json.loads(file.read(entry))
+                    return document if isinstance(document, dict) else {}
+    except (OSError, zipfile.BadZipFile, ValueError) as error:
+        raise Error(
+            f"[audit] {archive}: the archive cannot be read: expected a TorchScript archive, got "
+            f"{error}; give a file that torch.jit.save or ts_infer.export wrote"
+        ) from error
+    return {}
+
+
+def _open(archive: Path) -> Any:
+    try:
+        return jit_load(archive)
+    except RuntimeError as error:
+        raise Error(
+            f"[audit] {archive}: the archive cannot be opened: expected a TorchScript archive, got "
+            f"{essence(error)}; load the libraries of its custom operators first "
+            "(torch.ops.load_library)"
+        ) from error
+
+
+def _against_module(
+    report: ExportReport,
+    archive: Path,
+    module: nn.Module,
+    example_inputs: Any,
+    dynamic_shapes: Any,
+    preserved_methods: Sequence[str],
+) -> None:
+    if any(child.training for child in module.modules()):
+        raise ValueError("module: expected eval mode, got training mode; call module.eval() first")
+    example = arguments.bind(module, example_inputs)
+    dynamic = shapes.parse(dynamic_shapes, example)
+    fork = forkable(module, example)
+    calls = 3 if report.audit == "full" else 2
+    outcome = isolation.run(
+        lambda emit: emit(watch_eager(module, example, calls)), fork=fork
+    )
+    eager = next((m for m in outcome.messages if isinstance(m, Eager)), None)
+    if eager is None or eager.failure is not None:
+        failure = eager.failure if eager else Finding("eager-failed", outcome.failure)
+        assert failure is not None
+        report.findings.append(failure)
+        return
+    taken = [argument.name for argument in _open(archive).forward.schema.arguments[1:]]
+    dropped = [] if example.variadic else [n for n in example.names if n not in taken]
+    subject = Subject(
+        module,
+        archive,
+        example,
+        dropped,
+        tuple(preserved_methods),
+        stateful=bool(eager.state or eager.python_state),
+    )
+    result = Audit(
+        subject, dynamic, eager, level=report.audit, fork=fork, on_run=lambda _: None
+    ).run()
+    found, notes = eager_findings(eager, traced=report.method != "script")
+    report.findings = [*found, *result.findings]
+    report.notes += [*notes, *result.notes]
+    report.probes = result.probes
+    report.runs = result.runs
+
+
+def _alone(
+    report: ExportReport,
+    archive: Path,
+    document: dict[str, Any],
+    example_inputs: Any,
+    dynamic_shapes: Any,
+) -> None:
+    exported = _open(archive)
+    found = scan(exported)
+    report.findings += scan_findings(found)
+    for device in dict.fromkeys(device for _, device in found.devices):
+        nodes = ", ".join(dict.fromkeys(str(n) for n, d in found.devices if d == device))
+        report.findings.append(
+            Finding("device-baked", f"{nodes}: the device is fixed to {device}.", probe="graph")
+        )
+    for node in found.input_writes:
+        report.findings.append(
+            Finding("input-mutated", f"{node} writes into an input of forward.", probe="graph")
+        )
+    report.probes.append(Probe("graph", "found" if report.findings else "passed", 1))
+    if found.random:
+        report.notes.append("the model draws random numbers: its outputs follow torch's seed")
+    calls = _golden_calls(archive, document)
+    values, source = _inputs(exported, document, calls, example_inputs)
+    if values is None:
+        for probe in ("golden", "repeats", "sizes"):
+            report.probes.append(Probe(probe, "skipped", reason=source))
+        return
+    names = [argument.name for argument in exported.forward.schema.arguments[1:]][: len(values)]
+    example = arguments.Example(tuple(names), tuple(values), by_keyword=False)
+    dynamic = shapes.parse(dynamic_shapes, example) if dynamic_shapes else _declared(
+        document, example
+    )
+    report.notes.append(f"inputs: {source}")
+    _probe(report, "golden", lambda emit: _golden(archive, calls, document, emit), bool(calls))
+    _probe(report, "repeats", lambda emit: _repeats(archive, example, emit))
+    _probe(report, "sizes", lambda emit: _sizes(archive, example, dynamic, emit))
+
+
+def _golden_calls(archive: Path, document: dict[str, Any]) -> list[dict[str, Any]]:
+    if not isinstance(document.get("golden"), dict):
+        return []
+    files = {golden.GOLDEN_PATH: ""}
+    loader: Any = torch.jit.load
+    loader(str(archive), _extra_files=files)
+    data: Any = files[golden.GOLDEN_PATH]
+    import io
+
+    stored = torch.load(io.BytesIO(data), weights_only=True)
+    return list(stored["calls"])
+
+
+def _inputs(
+    exported: Any, document: dict[str, Any], calls: list[dict[str, Any]], given: Any
+) -> tuple[list[Any] | None, str]:
+    """Return inputs for forward and where they come from; None and the reason without any."""
+    if given is not None:
+        values = [given] if isinstance(given, torch.Tensor) else list(given)
+        return values, "those that were given"
+    if calls:
+        return list(calls[0]["inputs"]), "the golden sample's"
+    values = []
+    for entry in document.get("inputs", []):
+        shape, dtype = entry.get("shape"), entry.get("dtype")
+        if shape is None or dtype is None:
+            return None, f"no example for the input {entry.get('name')}: give example inputs"
+        sizes = [dim if isinstance(dim, int) else max(1, dim["min"]) for dim in shape if dim]
+        tensor = torch.rand(sizes, generator=torch.Generator().manual_seed(0))
+        values.append(tensor.to(getattr(torch, dtype)))
+    if not values:
+        return None, "no manifest and no example inputs: give example inputs"
+    return values, "drawn at random from the manifest's shapes"
+
+
+def _declared(document: dict[str, Any], example: arguments.Example) -> shapes.DynamicShapes:
+    """Read the dynamic dims of a manifest."""
+    declared = shapes.DynamicShapes()
+    for index, (entry, value) in enumerate(
+        zip(document.get("inputs", []), example.values, strict=False)
+    ):
+        for axis, dim in enumerate(entry.get("shape") or []):
+            if not isinstance(dim, dict) or not isinstance(value, torch.Tensor):
+                continue
+            name = dim["name"]
+            declared.dims.setdefault(
+                name, shapes.DynamicDim(name, dim["min"], dim.get("max"), value.shape[axis])
+            )
+            declared.places.setdefault((index,), {})[axis] = name
+    return declared
+
+
+def _probe(report: ExportReport, name: str, task: Any, possible: bool = True) -> None:
+    """Run one probe, which emits a Run, a Finding or a note for each thing that it saw."""
+    probe = Probe(name)
+    report.probes.append(probe)
+    if not possible:
+        probe.outcome, probe.reason = "skipped", "the archive has none"
+        return
+    outcome = isolation.run(task, budget_s=_BUDGET_S)
+    probe.seconds = outcome.seconds
+    for message in outcome.messages:
+        if isinstance(message, Run):
+            report.runs.append(message)
+            probe.runs += 1
+        elif isinstance(message, Finding):
+            message.probe = name
+            report.findings.append(message)
+            probe.outcome = "found"
+        else:
+            report.notes.append(message)
+    if outcome.failure:
+        probe.reason = outcome.failure
+        if not probe.runs:
+            probe.outcome = "skipped"
+
+
+def _call(exported: Any, values: Sequence[Any]) -> Any:
+    with torch.no_grad(), fixed_seed():
+        return exported(*values)
+
+
+def _golden(
+    archive: Path, calls: Sequence[dict[str, Any]], document: dict[str, Any], emit: Emit
+) -> None:
+    exported = jit_load(archive)
+    for number, call in enumerate(calls, 1):
+        where = f"call {number} of the golden sample"
+        result = [leaf for _, leaf in leaves(_call(exported, call["inputs"]))]
+        comparison = compare(call["outputs"], result)
+        different = comparison.difference
+        outcome = "differs" if different else "equal"
+        emit(Run("golden", where, max_abs_diff=comparison.max_abs_diff, calls=1, outcome=outcome))
+        if different:
+            text = f"{different.where}: {different.text}"
+            emit(Finding("example-differs", f"on {where}: {text}", inputs=where))
+            return
+
+
+def _repeats(archive: Path, example: arguments.Example, emit: Emit) -> None:
+    exported = jit_load(archive)
+    make = variants.example(example).make
+    first = _call(exported, make())
+    for number in range(2, _REPEATS + 1):
+        comparison = compare(first, _call(exported, make()))
+        outcome = "differs" if comparison.difference else "equal"
+        emit(Run("repeats", f"call {number}", calls=1, max_abs_diff=comparison.max_abs_diff,
+                 outcome=outcome))
+        if comparison.difference:
+            emit(f"the model has state: call {number} on the same inputs answers otherwise "
+                 f"({comparison.difference.where}: {comparison.difference.text})")
+            return
+
+
+def _sizes(
+    archive: Path, example: arguments.Example, declared: shapes.DynamicShapes, emit: Emit
+) -> None:
+    exported = jit_load(archive)
+    for variant in variants.sizes(example, declared)[0]:
+        run = Run("sizes", variant.label, dict(variant.sizes), 1)
+        try:
+            _call(exported, variant.make())
+        except Exception as error:
+            run.outcome, run.reason = "refused", essence(error)
+            text = f"the manifest declares it, the model raises {essence(error)}"
+            emit(Finding("sizes-differ", f"on {variant.label}: {text}", inputs=variant.label))
+        emit(run)
+    fixed = []
+    for path, tensor in arguments.tensors_of(example.values):
+        for axis, size in enumerate(tensor.shape):
+            if axis in declared.places.get(path, {}):
+                continue
+            dim = shapes.DynamicDim("size", 1, None, size)
+            alone = shapes.DynamicShapes({"size": dim}, {path: {axis: "size"}})
+            label = f"{example.label(path)}, dim {axis}: {size + 1} instead of {size}"
+            run = Run("sizes", label, calls=1)
+            try:
+                _call(exported, alone.resize(example, {"size": size + 1}))
+            except Exception as error:
+                run.outcome, run.reason = "refused", essence(error)
+                fixed.append(f"{example.label(path)} dim {axis} = {size}")
+            emit(run)
+    if fixed:
+        emit(f"sizes that the model does not let change alone: {', '.join(fixed)}")

@@ -1,0 +1,387 @@
+"""The audit: probes that compare an exported model with its module, each where it can be killed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ts_infer._export import isolation, variants
+from ts_infer._export.arguments import Example, tensors_of
+from ts_infer._export.differential import (
+    CODES,
+    Compared,
+    Subject,
+    callable_without_arguments,
+    compare_repeats,
+    compare_variants,
+    jit_load,
+    place,
+    runs_on_meta,
+)
+from ts_infer._export.report import Finding, Probe, Run
+from ts_infer._export.scan import Scan, scan
+
+if TYPE_CHECKING:
+    from ts_infer._export.eager import Eager
+    from ts_infer._export.isolation import Emit
+    from ts_infer._export.shapes import DynamicShapes
+    from ts_infer._export.variants import Variant
+
+LEVELS = ("full", "fast", "off")
+
+# Calls in a row on one instance: enough for state that shows at the second call or the third.
+_REPEATS = 6
+
+OnRun = Callable[[str], None]
+
+
+@dataclass
+class AuditResult:
+    """What the audit found.
+
+    Attributes:
+        findings: One per code and probe.
+        probes: What each probe did.
+        runs: The comparisons.
+        notes: Sizes that were left out.
+        output_shapes: For each size that was compared, the shape of each output leaf, None for a
+            leaf that is no tensor; the example first.
+        exported: What the graphs hold.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    probes: list[Probe] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    output_shapes: list[tuple[dict[str, int], list[tuple[int, ...] | None]]] = field(
+        default_factory=list
+    )
+    exported: Scan | None = None
+
+
+class Audit:
+    """Runs the probes on one exported file.
+
+    A probe that does not answer within its budget is killed; what it did not get to is reported
+    as skipped. The budget grows with the time that the module itself takes.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        shapes: DynamicShapes,
+        eager: Eager,
+        *,
+        level: str,
+        fork: bool,
+        on_run: OnRun,
+        traced: bool = False,
+        stop_at_first: bool = False,
+    ) -> None:
+        """Prepare an audit.
+
+        Args:
+            subject: The module and its export.
+            shapes: The dynamic dims.
+            eager: What the module does on the example.
+            level: "full", "fast" or "off".
+            fork: Whether probes run in processes of their own.
+            on_run: Called with a probe's name for each comparison.
+            traced: Whether an argument that nothing uses may have been lost by tracing.
+            stop_at_first: Whether to leave the rest out once a probe found something.
+        """
+        self._subject = subject
+        self._shapes = shapes
+        self._eager = eager
+        self._level = level
+        self._fork = fork
+        self._on_run = on_run
+        self._traced = traced
+        self._stop_at_first = stop_at_first
+        self._base = {dim.name: dim.example for dim in shapes.dims.values()}
+        # Seconds without an answer. A call may compile first, and it may count to a large number.
+        self._budget_s = 10.0 + 100.0 * eager.seconds
+        self.result = AuditResult()
+
+    def run(self) -> AuditResult:
+        """Run the probes of the level, the most telling ones first."""
+        example = self._subject.example
+        steps: list[Callable[[], None]] = []
+        sizes, notes = variants.sizes(example, self._shapes)
+        self.result.notes += notes
+        values, extremes = variants.values(example), variants.extremes(example)
+        if self._level == "full":
+            steps = [
+                self._scan,
+                lambda: self._compare("values", values),
+                lambda: self._compare("sizes", sizes, calls=2),
+                lambda: self._repeats(values),
+                lambda: self._compare("extremes", extremes),
+                lambda: self._compare("ranks", variants.ranks(example)),
+                lambda: self._compare("dtypes", variants.dtypes(example)),
+                self._meta,
+            ]
+        elif self._level == "fast":
+            steps = [
+                self._scan,
+                lambda: self._compare("values", values[:1]),
+                lambda: self._compare("sizes", sizes[-1:]),
+                lambda: self._compare("extremes", [v for v in extremes if "one NaN" in v.label][:1]),
+            ]
+        if self._level != "off":
+            self._compare("example", [variants.example(example)], calls=2)
+            if not any(run.probe == "example" for run in self.result.runs):
+                self.result.findings.append(
+                    Finding(
+                        "example-unchecked",
+                        "the exported model could not be compared on the example: "
+                        f"{self.result.probes[-1].reason}",
+                        "give smaller example_inputs, or look why it takes so long.",
+                        probe="example",
+                    )
+                )
+        for step in steps:
+            if self._stop_at_first and self.result.findings:
+                break
+            step()
+        return self.result
+
+    # Differential probes.
+
+    def _compare(self, name: str, made: Sequence[Variant], calls: int = 1) -> None:
+        probe = Probe(name)
+        self.result.probes.append(probe)
+        if not made:
+            probe.outcome = "skipped"
+            probe.reason = (
+                "no dim is declared dynamic" if name == "sizes" else "the inputs have no such kin"
+            )
+            return
+        skipped: list[str] = []
+        left = list(made)
+        while left:
+            batch = left
+
+            def task(emit: Emit, batch: Sequence[Variant] = batch) -> None:
+                compare_variants(self._subject, name, batch, emit, calls)
+
+            outcome = self._run(name, task)
+            probe.seconds += outcome.seconds
+            ended_at, answered = self._read(outcome.messages, probe)
+            left = []
+            if outcome.failure and ended_at is not None:
+                if not answered:
+                    label = batch[ended_at].label
+                    skipped.append(self._unanswered(outcome, name, label, probe))
+                left = list(batch[ended_at + 1 :])
+        self._close(probe, [text for text in skipped if text])
+
+    def _repeats(self, values: Sequence[Variant]) -> None:
+        probe = Probe("repeats")
+        self.result.probes.append(probe)
+        made = [variants.example(self._subject.example), *values[:2]]
+
+        def task(emit: Emit) -> None:
+            compare_repeats(self._subject, made, _REPEATS, emit)
+
+        outcome = self._run("repeats", task)
+        probe.seconds = outcome.seconds
+        self._read(outcome.messages, probe)
+        skipped = [outcome.failure] if outcome.failure and not probe.runs else []
+        methods = self._subject.methods
+        for name in sorted(
+            set(methods) - set(callable_without_arguments(self._subject.module, methods))
+        ):
+            skipped.append(f"method {name} takes arguments")
+        self._close(probe, skipped)
+
+    def _run(self, name: str, task: Callable[[Emit], None]) -> isolation.Outcome:
+        def on_message(message: Any) -> None:
+            if isinstance(message, tuple) and message[0] == "start":
+                self._on_run(name)
+
+        return isolation.run(
+            task, budget_s=self._budget_s, on_message=on_message, fork=self._fork
+        )
+
+    def _read(self, messages: Sequence[Any], probe: Probe) -> tuple[int | None, bool]:
+        """Take in messages; return the index of the last one begun, and whether it was answered."""
+        begun, answered = None, False
+        for message in messages:
+            if isinstance(message, Compared):
+                answered = True
+                self._take(message, probe)
+            elif message[0] == "start":
+                begun, answered = message[1], False
+            elif message[0] == "place" and message[1] is not None:
+                place(self.result.findings[-1], message[1])
+        return begun, answered
+
+    def _take(self, compared: Compared, probe: Probe) -> None:
+        run = compared.run
+        self.result.runs.append(run)
+        probe.runs += 1
+        if run.max_abs_diff is not None:
+            probe.max_abs_diff = max(probe.max_abs_diff or 0.0, run.max_abs_diff)
+        if compared.output_shapes and run.probe in ("example", "sizes"):
+            sizes = run.sizes or self._base
+            self.result.output_shapes.append((dict(sizes), compared.output_shapes))
+        finding = compared.finding
+        if finding is None:
+            return
+        same = [f for f in self.result.findings if (f.code, f.probe) == (finding.code, probe.name)]
+        if same:
+            same[0].more += 1
+        else:
+            self.result.findings.append(finding)
+
+    def _unanswered(
+        self, outcome: isolation.Outcome, name: str, label: str, probe: Probe
+    ) -> str:
+        """Say which side did not answer; a finding where it was the exported model."""
+        by_module = outcome.messages[-1][0] == "start"
+        if by_module or not outcome.timed_out and "signal" not in outcome.failure:
+            who = "the module" if by_module else "the exported model"
+            return f"{label}: {who} gave {outcome.failure}"
+        compared = Compared(Run(name, label, outcome="differs"))
+        compared.finding = Finding(
+            CODES[name],
+            f"on {label}: the module answers, the exported model gave {outcome.failure}",
+            probe=name,
+            inputs=label,
+        )
+        self._take(compared, probe)
+        return ""
+
+    def _close(self, probe: Probe, skipped: Sequence[str]) -> None:
+        refused = [r for r in self.result.runs if r.probe == probe.name and r.outcome == "refused"]
+        reasons = list(skipped)
+        if refused:
+            reasons.append(
+                f"{len(refused)} refused by the module"
+                + (f" ({refused[0].inputs}: {refused[0].reason})")
+            )
+        probe.reason = "; ".join(reasons)
+        if any(f.probe == probe.name for f in self.result.findings):
+            probe.outcome = "found"
+        elif not probe.runs or len(refused) == probe.runs:
+            probe.outcome = "skipped"
+
+    # Probes that read.
+
+    def _scan(self) -> None:
+        probe = Probe("graph")
+        self.result.probes.append(probe)
+        archive = self._subject.archive
+        outcome = self._run("graph", lambda emit: emit(scan(jit_load(archive))))
+        probe.seconds = outcome.seconds
+        found = next((m for m in outcome.messages if isinstance(m, Scan)), None)
+        if found is None:
+            probe.outcome, probe.reason = "skipped", outcome.failure
+            return
+        self.result.exported = found
+        self.result.findings += scan_findings(
+            found, self._eager.used_arguments if self._traced else ()
+        )
+        self._close_reading(probe)
+
+    def _meta(self) -> None:
+        probe = Probe("meta")
+        self.result.probes.append(probe)
+        outcome = self._run("meta", lambda emit: emit(("meta", *runs_on_meta(self._subject))))
+        probe.seconds = outcome.seconds
+        answer = next((m for m in outcome.messages if m[0] == "meta"), None)
+        if answer is None:
+            probe.outcome, probe.reason = "skipped", outcome.failure
+            return
+        _, runs, reason = answer
+        if not runs:
+            self.result.findings.append(
+                Finding(
+                    "device-baked",
+                    f"the exported model does not follow its inputs to another device: {reason}",
+                    probe="meta",
+                )
+            )
+        elif reason:
+            probe.outcome, probe.reason = "skipped", reason
+            return
+        self._close_reading(probe)
+
+    def _close_reading(self, probe: Probe) -> None:
+        probe.runs = 1
+        if any(f.probe == probe.name for f in self.result.findings):
+            probe.outcome = "found"
+
+
+def scan_findings(found: Scan, names: Sequence[str] = ()) -> list[Finding]:
+    """Turn what a graph holds into findings.
+
+    Args:
+        found: What it holds.
+        names: Arguments that the module's source uses; one that nothing in the graph uses was
+            lost. Empty where the source is not known.
+    """
+    findings = []
+    for node in found.train_flags:
+        finding = Finding("train-flag", f"{node.operator} is fixed in training mode.", probe="graph")
+        if node.statement is not None:
+            place(finding, node.statement)
+        findings.append(finding)
+    for name in found.dead_inputs:
+        if name in names:
+            text = f"forward uses its argument {name}, but nothing in the exported graph does."
+            findings.append(Finding("dead-input", text, probe="graph"))
+    return findings
+
+
+def eager_findings(eager: Eager, traced: bool) -> tuple[list[Finding], list[str]]:
+    """Turn what the module does into findings and notes.
+
+    Args:
+        eager: What it does.
+        traced: Whether its Python code was run to record it; scripted code keeps plain state.
+    """
+    findings = []
+    notes = []
+    for name in eager.mutated:
+        findings.append(
+            Finding("input-mutated", f"forward writes into its input {name}.", probe="module")
+        )
+    for source in eager.draws:
+        if source == "torch":
+            notes.append("the module draws random numbers: its outputs follow torch's seed")
+        else:
+            findings.append(
+                Finding(
+                    "python-random",
+                    f"forward draws from {'NumPy' if source == 'numpy' else 'Python'}'s random "
+                    "numbers: an export keeps one draw.",
+                    probe="module",
+                )
+            )
+    for state in eager.python_state if traced else ():
+        findings.append(
+            Finding(
+                "python-state",
+                f"calls change {state.name}, a plain Python value that the code reads: a trace "
+                "keeps the value that it had.",
+                file=state.file,
+                line=state.line,
+                source=state.source,
+                probe="module",
+            )
+        )
+    if eager.caches and traced:
+        notes.append(f"kept from the first call, and constant in a trace: {', '.join(eager.caches)}")
+    return findings, notes
+
+
+def forkable(module: torch.nn.Module, example: Example) -> bool:
+    """Whether probes can run in forks: an accelerator's context does not survive one."""
+    tensors = [t for _, t in tensors_of(example.values)]
+    tensors += [*module.parameters(), *module.buffers()]
+    return all(tensor.device.type in ("cpu", "meta") for tensor in tensors)

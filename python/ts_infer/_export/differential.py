@@ -1,0 +1,360 @@
+"""Running the exported model beside the module on the same inputs, and comparing."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ts_infer._export import variants
+from ts_infer._export.arguments import map_tensors, tensors_of
+from ts_infer._export.capture import clone_module
+from ts_infer._export.compare import Comparison, compare, leaves
+from ts_infer._export.eager import fixed_seed
+from ts_infer._export.locate import divergence, raised_explicitly, suspects
+from ts_infer._export.report import Finding, Run
+
+if TYPE_CHECKING:
+    from ts_infer._export.arguments import Example
+    from ts_infer._export.isolation import Emit
+    from ts_infer._export.source import Statement
+    from ts_infer._export.variants import Variant
+
+# Where the module itself refuses an input, the export may answer: the runtime checks these.
+_CHECKED_BY_RUNTIME = frozenset({"ranks", "dtypes"})
+
+CODES = {
+    "example": "example-differs",
+    "values": "values-differ",
+    "extremes": "extremes-differ",
+    "sizes": "sizes-differ",
+    "ranks": "ranks-differ",
+    "dtypes": "dtypes-differ",
+    "repeats": "state-lost",
+}
+
+
+@dataclass
+class Subject:
+    """A module and its export.
+
+    Attributes:
+        module: The module, in eval mode; neither it nor its state changes.
+        archive: The exported file.
+        example: The example inputs.
+        dropped: Arguments that the exported forward does not take.
+        methods: Preserved methods other than forward.
+        stateful: Whether calls change the module.
+    """
+
+    module: nn.Module
+    archive: Path
+    example: Example
+    dropped: Sequence[str] = ()
+    methods: Sequence[str] = ()
+    stateful: bool = False
+
+
+@dataclass
+class Compared:
+    """A run, what it found, and what the exported model returned at its first call."""
+
+    run: Run
+    finding: Finding | None = None
+    output_shapes: list[tuple[int, ...] | None] = field(default_factory=list)
+
+
+class _Pair:
+    """One instance of each, called alike."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.example = subject.example
+        self.dropped = subject.dropped
+        self.eager, _ = clone_module(subject.module)
+        self.exported = jit_load(subject.archive)
+
+    def call_eager(self, values: Sequence[Any]) -> Any:
+        with torch.no_grad(), fixed_seed():
+            return self.example.call(self.eager, values)
+
+    def call_exported(self, values: Sequence[Any]) -> Any:
+        with torch.no_grad(), fixed_seed():
+            return self.example.call(self.exported, values, self.dropped)
+
+
+def jit_load(archive: Path) -> Any:
+    """Open an archive as stock torch does, in eval mode."""
+    loader: Any = torch.jit.load
+    exported = loader(str(archive))
+    # A frozen archive has no `training`; one that kept it must answer in eval mode.
+    return exported.eval() if hasattr(exported, "training") else exported
+
+
+def compare_variants(
+    subject: Subject, probe: str, made: Sequence[Variant], emit: Emit, calls: int = 1
+) -> None:
+    """Compare on each variant; for the probe `sizes` also that two calls in a row agree.
+
+    Emits `("start", index)` before and a `Compared` after each, and `("place", statement)` when
+    the statement behind a difference was found.
+
+    Args:
+        subject: The module and its export.
+        probe: The probe's name.
+        made: The inputs.
+        emit: Sends a message.
+        calls: How many calls in a row on each variant.
+    """
+    pair = None
+    located = False
+    for index, variant in enumerate(made):
+        emit(("start", index))
+        if pair is None or subject.stateful:
+            pair = _Pair(subject)
+        compared = _compare(pair, probe, variant, calls, emit)
+        if compared.finding is not None:
+            # Again on fresh instances: was it these inputs, or what came before them?
+            pair = None
+            if index and not subject.stateful:
+                again = _compare(_Pair(subject), probe, variant, calls, emit)
+                if again.finding is None:
+                    compared.finding.code = "state-lost"
+                    compared.finding.message = (
+                        "equal on fresh instances, not after other calls: "
+                        f"{compared.finding.message}"
+                    )
+        emit(compared)
+        if compared.finding is not None and compared.finding.file is None and not located:
+            located = True
+            emit(("place", _locate(subject, variant, compared.finding.code)))
+
+
+def _compare(pair: _Pair, probe: str, variant: Variant, calls: int, emit: Emit) -> Compared:
+    run = Run(probe, variant.label, dict(variant.sizes))
+    compared = Compared(run)
+    for call in range(calls):
+        where = variant.label if calls == 1 else f"{variant.label}, call {call + 1}"
+        try:
+            expected = pair.call_eager(variant.make())
+        except Exception as error:
+            _refused(pair, variant, compared, error, where)
+            return compared
+        emit(("eager", call))
+        try:
+            actual = pair.call_exported(variant.make())
+        except Exception as error:
+            text = f"the module runs, the exported model raises {essence(error)}"
+            if probe in _CHECKED_BY_RUNTIME:
+                run.outcome, run.reason = "refused", text
+            else:
+                _found(compared, CODES[probe], text, where)
+            return compared
+        if call == 0:
+            compared.output_shapes = [
+                tuple(leaf.shape) if isinstance(leaf, torch.Tensor) else None
+                for _, leaf in leaves(actual)
+            ]
+        run.calls += 1
+        if note_difference(compared, compare(expected, actual), probe, where, call > 0):
+            return compared
+    return compared
+
+
+def note_difference(
+    compared: Compared, comparison: Comparison, probe: str, where: str, repeated: bool
+) -> bool:
+    """Note a comparison of outputs; return whether they differ."""
+    run = compared.run
+    if comparison.max_abs_diff is not None:
+        run.max_abs_diff = max(run.max_abs_diff or 0.0, comparison.max_abs_diff)
+    difference = comparison.difference
+    if difference is None:
+        return False
+    code = CODES[probe]
+    if difference.structural and probe in ("example", "values", "sizes"):
+        code = "structure-differs"
+    elif repeated:
+        code = "state-lost"
+    _found(compared, code, f"{difference.where}: {difference.text}", where)
+    return True
+
+
+def _found(compared: Compared, code: str, text: str, where: str) -> None:
+    compared.run.outcome = "differs"
+    compared.finding = Finding(
+        code,
+        f"on {where}: {text}",
+        probe=compared.run.probe,
+        inputs=where,
+        max_abs_diff=compared.run.max_abs_diff,
+    )
+
+
+def _refused(
+    pair: _Pair, variant: Variant, compared: Compared, error: Exception, where: str
+) -> None:
+    run = compared.run
+    run.outcome, run.reason = "refused", essence(error)
+    statement = raised_explicitly(error)
+    if run.probe in _CHECKED_BY_RUNTIME or (statement is None and run.probe != "sizes"):
+        return
+    try:
+        pair.call_exported(variant.make())
+    except Exception:
+        return
+    _found(compared, "check-lost", f"the module raises {run.reason}, the exported model answers",
+           where)
+    if statement is not None and compared.finding is not None:
+        place(compared.finding, statement)
+
+
+def call_of(
+    module: nn.Module, example: Example, made: Callable[[], Sequence[Any]]
+) -> Callable[[], None]:
+    """Return a call of a fresh copy of a module."""
+    copied, _ = clone_module(module)
+
+    def call() -> None:
+        with torch.no_grad(), fixed_seed():
+            example.call(copied, made())
+
+    return call
+
+
+def _locate(subject: Subject, variant: Variant, code: str) -> Statement | None:
+    """Find the statement that went another way than on the example, or took a value out."""
+    module, example = subject.module, subject.example
+    if isinstance(module, torch.jit.ScriptModule):
+        return None
+    on_example = call_of(module, example, variants.example(example).make)
+    if code != "state-lost":
+        found = divergence(on_example, call_of(module, example, variant.make))
+        if found is not None:
+            return found
+    return next(iter(suspects(on_example, code)), None)
+
+
+def place(finding: Finding, statement: Statement) -> None:
+    """Write where a finding was made into it."""
+    finding.file, finding.line, finding.source = statement.file, statement.line, statement.text
+
+
+def compare_repeats(
+    subject: Subject, made: Sequence[Variant], calls: int, emit: Emit
+) -> None:
+    """Compare call by call on one instance, with inputs that take turns.
+
+    Afterwards each preserved method that needs no argument is called, and one call after it.
+    """
+    pair = _Pair(subject)
+    compared = Compared(Run("repeats", "calls in a row on one instance"))
+    for call in range(calls):
+        variant = made[call % len(made)]
+        emit(("start", call))
+        where = f"call {call + 1} in a row ({variant.label})"
+        try:
+            expected = pair.call_eager(variant.make())
+        except Exception as error:
+            compared.run.reason = essence(error)
+            continue
+        emit(("eager", call))
+        if not _repeat(compared, lambda v=variant: pair.call_exported(v.make()), expected, where):
+            break
+    for name in callable_without_arguments(subject.module, subject.methods):
+        if compared.finding is not None:
+            break
+        with torch.no_grad(), fixed_seed():
+            expected = getattr(pair.eager, name)()
+        actual = lambda n=name: getattr(pair.exported, n)()  # noqa: E731
+        if _repeat(compared, actual, expected, f"{name}()"):
+            values = made[0].make
+            expected = pair.call_eager(values())
+            where = f"the call after {name}()"
+            _repeat(compared, lambda v=values: pair.call_exported(v()), expected, where)
+    emit(compared)
+    if compared.finding is not None and compared.finding.file is None:
+        emit(("place", _locate(subject, made[0], "state-lost")))
+
+
+def _repeat(compared: Compared, exported: Callable[[], Any], expected: Any, where: str) -> bool:
+    """Make one call of the exported model and compare; return whether it was equal."""
+    try:
+        with torch.no_grad(), fixed_seed():
+            actual = exported()
+    except Exception as error:
+        _found(compared, "state-lost", f"the exported model raises {essence(error)}", where)
+        return False
+    compared.run.calls += 1
+    return not note_difference(compared, compare(expected, actual), "repeats", where, True)
+
+
+def essence(error: BaseException) -> str:
+    """Return the first line that says something, with the error's type.
+
+    TorchScript puts its own stack first and the reason last.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    line = lines[-1] if lines[0].startswith("The following operation failed") else lines[0]
+    kind = type(error).__name__
+    return f"{kind}: {line.removeprefix(f'{kind}: ')}"
+
+
+def callable_without_arguments(module: Any, names: Sequence[str]) -> list[str]:
+    """Return the methods among `names`, other than forward, that need no argument."""
+    found = []
+    for name in dict.fromkeys(names):
+        if name == "forward":
+            continue
+        method = getattr(module, name)
+        schema = getattr(method, "schema", None)
+        if schema is not None:
+            needed = [a for a in schema.arguments[1:] if not a.has_default_value()]
+        else:
+            needed = [
+                p
+                for p in inspect.signature(method).parameters.values()
+                if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+            ]
+        if not needed:
+            found.append(name)
+    return found
+
+
+def runs_on_meta(subject: Subject) -> tuple[bool, str]:
+    """Whether the exported model runs on torch's meta device, which has no data.
+
+    A device that was baked in meets tensors of another one there.
+
+    Returns:
+        True, or False and why not; True and a reason where the module itself cannot run there.
+    """
+
+    def to_meta(values: Sequence[Any]) -> list[Any]:
+        return [map_tensors(value, lambda _, tensor: tensor.to("meta")) for value in values]
+
+    exported = jit_load(subject.archive)
+    exported.to("meta")
+    # Frozen weights are constants, which `to` does not reach.
+    for node in exported.graph.findAllNodes("prim::Constant", True):
+        if node.hasAttribute("value") and node.kindOf("value") == "t":
+            node.t_("value", node.t("value").to("meta"))
+    try:
+        with torch.no_grad():
+            values = to_meta(variants.example(subject.example).make())
+            result = subject.example.call(exported, values, subject.dropped)
+    except Exception as error:
+        text = essence(error)
+        if "device" in text.lower() and "meta" in text:
+            return False, text
+        return True, f"it needs data: {text}"
+    devices = {tensor.device.type for _, tensor in tensors_of((result,))}
+    if devices - {"meta"}:
+        return False, f"an output came out on {', '.join(sorted(devices - {'meta'}))}"
+    return True, ""

@@ -1,0 +1,328 @@
+"""What the module itself does on the example: its results, its state, what it draws and changes."""
+
+from __future__ import annotations
+
+import ast
+import dis
+import inspect
+import pickle
+import random
+import sys
+import textwrap
+import time
+import types
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ts_infer._export import manifest, variants
+from ts_infer._export.arguments import tensors_of
+from ts_infer._export.capture import clone_module, eager_failure
+from ts_infer._export.compare import leaves
+from ts_infer._export.observe import Observation, observe
+from ts_infer._export.report import Finding
+from ts_infer._export.source import is_user_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ts_infer._export.arguments import Example
+
+# Methods that change a container and give nothing back.
+_WRITERS = frozenset({"append", "extend", "clear", "update", "insert", "add", "setdefault"})
+
+
+@dataclass
+class PythonState:
+    """A plain Python value that each call changes and that the code reads."""
+
+    name: str
+    file: str | None = None
+    line: int | None = None
+    source: str = ""
+
+
+@dataclass
+class Eager:
+    """What the module does on the example.
+
+    Attributes:
+        failure: Why it fails there; then nothing else is known.
+        results: For each of the calls in a row on one instance, the leaves of the result.
+        output_names: Default names of the leaves.
+        seconds: Wall time of one call on one thread.
+        state: Tensors of the module that calls change, by path.
+        python_state: Plain Python values that calls change and read.
+        caches: Plain Python values that only the first call changes.
+        mutated: Inputs that it writes into.
+        draws: Where it draws random numbers: "torch", "random", "numpy".
+        used_arguments: Arguments that forward's source uses.
+        observation: Which functions ran, on what types.
+    """
+
+    failure: Finding | None = None
+    results: list[list[Any]] = field(default_factory=list)
+    output_names: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    state: list[str] = field(default_factory=list)
+    python_state: list[PythonState] = field(default_factory=list)
+    caches: list[str] = field(default_factory=list)
+    mutated: list[str] = field(default_factory=list)
+    draws: list[str] = field(default_factory=list)
+    used_arguments: list[str] = field(default_factory=list)
+    observation: Observation | None = None
+
+
+@contextmanager
+def fixed_seed(seed: int = 0) -> Iterator[None]:
+    """Seed torch's generators for a block and put them back afterwards."""
+    cuda: Any = torch.cuda
+    # Asking for the devices would start a context on each.
+    devices = range(cuda.device_count()) if cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def watch_eager(module: nn.Module, example: Example, calls: int) -> Eager:
+    """Run a copy of the module and see what it does.
+
+    Args:
+        module: The module, in eval mode; neither it nor its state changes.
+        example: The example inputs.
+        calls: How many calls in a row to make on one instance, at least one.
+
+    Returns:
+        What was seen.
+    """
+    found = Eager()
+    copied, _ = clone_module(module)
+    given = variants.example(example).make
+    before = _tensors(copied)
+    inputs = given()
+    untouched = [_fingerprint(tensor) for _, tensor in tensors_of(inputs)]
+    draws = _random_states()
+    results = []
+    histories = [_python_values(copied)]
+
+    def call(values: tuple[Any, ...]) -> Any:
+        with torch.no_grad(), fixed_seed():
+            seeded = torch.get_rng_state()
+            result = example.call(copied, values)
+            if not torch.equal(seeded, torch.get_rng_state()):
+                found.draws = ["torch"]
+            return result
+
+    try:
+        found.observation = observe(copied, lambda: results.append(call(inputs)))
+        changed = [
+            example.label(path)
+            for (path, tensor), old in zip(tensors_of(inputs), untouched, strict=True)
+            if _fingerprint(tensor) != old
+        ]
+        found.mutated = changed
+        functions = _user_functions(lambda: _timed(found, lambda: results.append(call(given()))))
+        histories.append(_python_values(copied, functions))
+        if calls > 2:
+            call(given())
+            histories.append(_python_values(copied, functions))
+            other = variants.values(example)
+            if other:
+                _ignore_errors(lambda: call(other[0].make()))
+                histories.append(_python_values(copied, functions))
+    except Exception as error:
+        found.failure = eager_failure(error)
+        return found
+    found.results = [[leaf for _, leaf in leaves(result)] for result in results]
+    found.used_arguments = _used_arguments(module)
+    found.output_names = manifest.default_output_names(results[0])
+    found.draws += [name for name, state in _random_states().items() if state != draws[name]]
+    after = _tensors(copied)
+    found.state = [name for name, value in after.items() if before.get(name, value) != value]
+    _sort_python_state(found, copied, histories)
+    return found
+
+
+def _used_arguments(module: nn.Module) -> list[str]:
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(type(module).forward)))
+    except (OSError, TypeError, SyntaxError):
+        return []
+    loads = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+    return [name for name in inspect.signature(type(module).forward).parameters if name in loads]
+
+
+def _timed(found: Eager, call: Any) -> None:
+    start = time.perf_counter()
+    call()
+    found.seconds = time.perf_counter() - start
+
+
+def _ignore_errors(call: Any) -> None:
+    try:
+        call()
+    except Exception:
+        return
+
+
+def _fingerprint(value: Any) -> Any:
+    """Return something that is equal for equal values; for what cannot be read, its identity."""
+    if isinstance(value, torch.Tensor):
+        try:
+            data = value.detach().to_dense().cpu().contiguous().flatten().view(torch.uint8)
+            digest = sha256(data.numpy().tobytes()).hexdigest()
+        except (RuntimeError, TypeError, NotImplementedError):
+            digest = f"{id(value)}.{value._version}"
+        return (str(value.dtype), tuple(value.shape), digest)
+    if isinstance(value, (list, tuple)):
+        return (type(value).__name__, *(_fingerprint(item) for item in value))
+    if isinstance(value, dict):
+        return tuple((repr(key), _fingerprint(item)) for key, item in value.items())
+    try:
+        return sha256(pickle.dumps(value)).hexdigest()
+    except Exception:
+        return id(value)
+
+
+def _tensors(module: nn.Module) -> dict[str, Any]:
+    found = {name: _fingerprint(t) for name, t in module.named_buffers()}
+    found |= {name: _fingerprint(t) for name, t in module.named_parameters()}
+    for path, child in module.named_modules():
+        for name, value in vars(child).items():
+            if isinstance(value, torch.Tensor):
+                found[f"{path}.{name}" if path else name] = _fingerprint(value)
+    return found
+
+
+def _python_values(
+    module: nn.Module, functions: list[tuple[types.CodeType, dict[str, Any]]] | None = None
+) -> dict[tuple[str, str], Any]:
+    """Fingerprints by owner ("" is the root, "globals of FILE" for globals) and name."""
+    found: dict[tuple[str, str], Any] = {}
+    for path, child in module.named_modules():
+        if isinstance(child, torch.jit.ScriptModule):
+            continue
+        for name, value in vars(child).items():
+            if name.startswith("_") and name in _MODULE_INTERNALS or name == "training":
+                continue
+            if not isinstance(value, (torch.Tensor, nn.Module)):
+                found[path, name] = _fingerprint(value)
+    for code, namespace in functions or ():
+        for name in _globals_touched(code):
+            value = namespace.get(name)
+            if isinstance(value, (bool, int, float, str, list, dict, set, type(None))):
+                found[f"globals of {code.co_filename}", name] = _fingerprint(value)
+    return found
+
+
+_MODULE_INTERNALS = frozenset(vars(nn.Module()))
+
+
+def _globals_touched(code: types.CodeType) -> set[str]:
+    names = set()
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in ("STORE_GLOBAL", "LOAD_GLOBAL") and isinstance(
+            instruction.argval, str
+        ):
+            names.add(instruction.argval)
+    return names
+
+
+def _user_functions(call: Any) -> list[tuple[types.CodeType, dict[str, Any]]]:
+    found: dict[types.CodeType, dict[str, Any]] = {}
+
+    def hook(frame: types.FrameType, event: str, _: Any) -> None:
+        if event == "call" and is_user_file(frame.f_code.co_filename):
+            found.setdefault(frame.f_code, frame.f_globals)
+
+    sys.setprofile(hook)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return list(found.items())
+
+
+def _random_states() -> dict[str, Any]:
+    kind, keys, position, *rest = np.random.get_state()
+    return {"random": hash(random.getstate()), "numpy": (kind, bytes(keys), position, *rest)}
+
+
+def _sort_python_state(
+    found: Eager, module: nn.Module, histories: list[dict[tuple[str, str], Any]]
+) -> None:
+    for key in histories[-1]:
+        values = [history[key] for history in histories if key in history]
+        # What only the first call fills in is a cache: later calls find it as they left it.
+        later = values[1:] if key in histories[0] else values
+        owner, name = key
+        label = f"{owner}.{name}" if owner and not owner.startswith("globals") else name
+        if any(value != later[0] for value in later[1:]):
+            place = _place_that_reads(module, owner, name)
+            if place is not None:
+                found.python_state.append(PythonState(label, *place))
+        elif values[0] != values[-1]:
+            found.caches.append(label)
+
+
+def _place_that_reads(module: nn.Module, owner: str, name: str) -> tuple[str, int, str] | None:
+    """Where the code uses an attribute's value, other than to change it."""
+    if owner.startswith("globals of "):
+        file = owner.removeprefix("globals of ")
+        text = "".join(inspect.linecache.getlines(file))  # type: ignore[attr-defined]
+        return _first_read(text, file, 0, lambda node: isinstance(node, ast.Name), name)
+    for cls in type(module.get_submodule(owner)).__mro__:
+        try:
+            file, (lines, start) = inspect.getsourcefile(cls), inspect.getsourcelines(cls)
+        except (OSError, TypeError):
+            continue
+        if file is None or not is_user_file(file):
+            continue
+        text = textwrap.dedent("".join(lines))
+        place = _first_read(text, file, start - 1, _is_attribute_of_self, name)
+        if place is not None:
+            return place
+    return None
+
+
+def _is_attribute_of_self(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "self"
+    )
+
+
+def _first_read(
+    text: str, file: str, offset: int, is_kind: Any, name: str
+) -> tuple[str, int, str] | None:
+    try:
+        tree = ast.parse(text)
+    except SyntaxError:
+        return None
+    parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
+    lines = text.splitlines()
+    for node in ast.walk(tree):
+        if not is_kind(node) or name != getattr(node, "attr", getattr(node, "id", None)):
+            continue
+        if not isinstance(node.ctx, ast.Load) or _only_writes(node, parents):  # type: ignore[attr-defined]
+            continue
+        line = node.lineno  # type: ignore[attr-defined]
+        return file, line + offset, lines[line - 1].strip()
+    return None
+
+
+def _only_writes(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> bool:
+    """Whether a loaded container is only changed: `x.append(…)`, `x[key] = …`."""
+    parent = parents.get(node)
+    if isinstance(parent, ast.Subscript):
+        return isinstance(parent.ctx, ast.Store)
+    if isinstance(parent, ast.Attribute) and parent.attr in _WRITERS:
+        call = parents.get(parent)
+        return isinstance(call, ast.Call) and isinstance(parents.get(call), ast.Expr)
+    return False
