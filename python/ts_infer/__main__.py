@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 # A verb's module has add_parser(subparsers) and run(args) -> exit code.
-VERBS = {"demo": "ts_infer._demo", "export": "ts_infer._export.cli"}
+VERBS = {
+    "audit": "ts_infer._export.audit_cli",
+    "demo": "ts_infer._demo",
+    "export": "ts_infer._export.cli",
+}
 
 _FOLDERS = {"--cmake-dir": "share/cmake/ts_infer", "--include-dir": "include"}
 

@@ -15,7 +15,8 @@ from torch import nn
 from torch.export import Dim
 
 from ts_infer import _errors
-from ts_infer._export import ExportReport, check, export
+from ts_infer._export import ExportReport, variants
+from ts_infer._export import export as export_with_defaults
 from ts_infer._export.capture import watch_warnings
 from ts_infer._export.compare import compare
 from ts_infer._export.source import statement_at
@@ -282,6 +283,11 @@ def manifest(path: Path) -> dict[str, Any]:
     return found
 
 
+def export(*args: Any, **options: Any) -> ExportReport:
+    """By trace unless a test asks for another method; test_auto.py has the automatic one."""
+    return export_with_defaults(*args, **{"method": "trace", "audit": "fast", **options})
+
+
 def refusal(*args: Any, **kwargs: Any) -> ExportReport:
     with pytest.raises(_errors.ExportError, match="the audit failed") as caught:
         export(*args, **kwargs)
@@ -299,7 +305,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_export_fails_when_trace_loses_a_branch(path: Path) -> None:
     report = refusal(Gate().eval(), torch.ones(2, 3), path)
-    (finding,) = report.findings
+    finding = report.findings[0]
     assert finding.code == "tracer-warning"
     assert finding.file == __file__
     assert finding.line == line_of(Gate, "if x.sum()")
@@ -311,46 +317,54 @@ def test_export_fails_when_trace_loses_a_branch(path: Path) -> None:
 
 
 def test_finding_shows_the_whole_statement_when_it_spans_lines(path: Path) -> None:
-    (finding,) = refusal(GateOnManyLines().eval(), torch.ones(2, 3), path).findings
+    finding = refusal(GateOnManyLines().eval(), torch.ones(2, 3), path).findings[0]
     assert finding.line == line_of(GateOnManyLines, "if (")
     assert finding.source.startswith("if ( x.sum() > 0 ):")
 
 
 def test_export_keeps_going_when_the_finding_is_allowed(path: Path) -> None:
-    report = export(Gate().eval(), torch.ones(2, 3), path, allow=["tracer-warning"])
+    codes = ["tracer-warning", "values-differ", "extremes-differ"]
+    report = export(Gate().eval(), torch.ones(2, 3), path, allow=codes)
     assert report.ok
     assert report.written
-    assert [finding.allowed for finding in report.findings] == [True]
-    assert "ok, 1 allowed" in str(report)
+    assert [finding.code for finding in report.findings] == codes
+    assert all(finding.allowed for finding in report.findings)
+    assert "ok, 3 allowed" in str(report)
     assert path.exists()
 
 
 def test_export_fails_when_a_loop_was_unrolled_to_the_example(path: Path) -> None:
     shapes = {"x": {0: Dim("rows", min=1, max=6)}}
-    report = refusal(Looped().eval(), torch.ones(3, 2), path, dynamic_shapes=shapes)
-    assert {finding.code for finding in report.findings} == {"output-differs", "exported-raises"}
-    assert any("rows=6 (x 6x2)" in finding.message for finding in report.findings)
-    assert report.checked[0].outcome == "equal"
+    report = refusal(Looped().eval(), torch.ones(3, 2), path, dynamic_shapes=shapes, audit="full")
+    assert {finding.code for finding in report.findings} == {"sizes-differ", "graphs-differ"}
+    finding = next(f for f in report.findings if f.probe == "sizes")
+    assert finding.inputs.startswith("rows=")
+    assert (finding.file, finding.line) == (__file__, line_of(Looped, "for "))
+    assert report.runs[0].outcome == "equal"
 
 
 def test_export_fails_when_state_in_an_attribute_is_lost(path: Path) -> None:
     report = refusal(Forgetful().eval(), torch.ones(2, 3), path)
     (finding,) = report.findings
-    assert finding.code == "output-differs"
-    assert "call 2" in finding.message
-    assert "state was lost" in finding.message
+    assert finding.code == "state-lost"
+    assert "call 2" in finding.inputs
+    assert finding.line == line_of(Forgetful, "self.hidden = self")
 
 
 def test_export_fails_when_a_kept_method_does_something_else(path: Path) -> None:
     report = refusal(
-        WrongReset().eval(), torch.ones(2, 3), path, preserved_methods=["reset_states"]
+        WrongReset().eval(),
+        torch.ones(2, 3),
+        path,
+        preserved_methods=["reset_states"],
+        audit="full",
     )
     assert "the call after reset_states()" in report.findings[0].message
 
 
 def test_export_fails_when_the_result_has_another_type(path: Path) -> None:
-    (finding,) = refusal(IntOutput().eval(), torch.ones(2), path).findings
-    assert finding.code == "output-structure-differs"
+    finding = refusal(IntOutput().eval(), torch.ones(2), path).findings[-1]
+    assert finding.code == "structure-differs"
     assert "expected int, got a tensor of int64" in finding.message
 
 
@@ -360,19 +374,25 @@ def test_export_fails_when_the_exported_model_answers_where_the_module_refuses(p
         torch.ones(3, 2),
         path,
         dynamic_shapes={"x": {0: BATCH}},
-        allow=["tracer-warning"],
+        audit="full",
     )
-    (finding,) = [f for f in report.findings if not f.allowed]
-    assert finding.code == "exported-accepts"
+    (finding,) = report.findings
+    assert finding.code == "check-lost"
     assert "ValueError: need two rows" in finding.message
+    assert finding.line == line_of(AtLeastTwo, "raise")
+    assert any("tracing drops this check" in note for note in report.notes)
 
 
-def test_size_that_both_refuse_is_a_note(path: Path) -> None:
+def test_size_that_both_refuse_is_no_finding(path: Path) -> None:
     shapes = {"x": {0: Dim("rows", max=4)}}
-    report = export(MinOverRows().eval(), torch.ones(3, 2), path, dynamic_shapes=shapes)
+    report = export(
+        MinOverRows().eval(), torch.ones(3, 2), path, dynamic_shapes=shapes, audit="full"
+    )
     assert report.ok
-    assert any(note.startswith("eager refuses rows=0") for note in report.notes)
-    assert [c.outcome for c in report.checked if c.sizes == {"rows": 0}] == ["refused"]
+    assert [run.outcome for run in report.runs if run.sizes == {"rows": 0}] == ["refused"]
+    (probe,) = (probe for probe in report.probes if probe.name == "sizes")
+    assert probe.outcome == "passed"
+    assert "1 refused by the module" in probe.reason
 
 
 @pytest.mark.parametrize("child", [False, True])
@@ -423,7 +443,7 @@ def test_script_of_an_argument_without_annotation_says_what_to_do(path: Path) ->
     exec(compile(class_source, str(file), "exec"), namespace)
     module = type("Unannotated", (nn.Module,), {"forward": namespace["forward"]})().eval()
     (finding,) = refusal(module, (torch.ones(2), 3), path, method="script").findings
-    assert finding.code == "exported-raises"
+    assert finding.code == "example-differs"
     assert "annotate the others (n: int)" in finding.advice
 
 
@@ -498,7 +518,9 @@ def test_preserved_methods_and_state_survive(path: Path, method: str) -> None:
     exported.reset_states()
     torch.testing.assert_close(exported(x), x + 1)
     assert manifest(path)["methods"] == ["forward", "reset_states", "scaled"]
-    assert "method scaled takes arguments: it was kept, but not checked" in report.notes
+    (probe,) = (probe for probe in report.probes if probe.name == "repeats")
+    assert probe.outcome == "passed"
+    assert probe.reason == "method scaled takes arguments"
     assert torch.equal(module.hidden, torch.zeros(1, 3))
     assert "reset_states" not in vars(module)
     assert not hasattr(Recurrent.reset_states, "_torchscript_modifier")
@@ -551,13 +573,9 @@ def test_nested_inputs_and_keyword_inputs(path: Path) -> None:
     pair = (torch.ones(2, 3), torch.ones(2, 3))
     table = {"offset": torch.ones(3)}
     shapes = {"pair": ({0: BATCH}, {0: BATCH})}
-    report = export(Nested().eval(), (pair, table), path, dynamic_shapes=shapes)
-    assert {"batch": 8} in [entry.sizes for entry in report.checked]
-    assert report.checked[0].shapes == {
-        "pair[0]": [2, 3],
-        "pair[1]": [2, 3],
-        "table['offset']": [3],
-    }
+    report = export(Nested().eval(), (pair, table), path, dynamic_shapes=shapes, audit="full")
+    assert {"batch": 8} in [run.sizes for run in report.runs]
+    assert "table['offset'] alone negated or shuffled" in [run.inputs for run in report.runs]
     assert manifest(path)["inputs"] == [
         {"name": "pair", "type": "Tuple[Tensor, Tensor]"},
         {"name": "table", "type": "Dict[str, Tensor]"},
@@ -591,10 +609,9 @@ def test_sizes_of_one_dim_vary_together(path: Path) -> None:
         (torch.ones(3, 4), torch.ones(4, 5)),
         path,
         dynamic_shapes=({0: rows, 1: inner}, {0: inner}),
+        audit="full",
     )
-    for entry in report.checked:
-        assert entry.shapes["a"][1] == entry.shapes["b"][0]
-    sizes = [entry.sizes for entry in report.checked]
+    sizes = [run.sizes for run in report.runs if run.outcome == "equal"]
     assert {"rows": 4, "inner": 6} in sizes
     assert {"rows": 1, "inner": 2} in sizes
     assert manifest(path)["outputs"][0]["shape"] == [{"name": "rows", "min": 1, "max": 4}, 5]
@@ -603,11 +620,11 @@ def test_sizes_of_one_dim_vary_together(path: Path) -> None:
 def test_size_that_is_too_large_to_check_is_noted(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(check, "MAX_CHECK_ELEMENTS", 300)
+    monkeypatch.setattr(variants, "MAX_CHECK_ELEMENTS", 300)
     shapes = {"x": {0: Dim("rows", min=1, max=10**9)}}
-    report = export(Dicts().eval(), torch.ones(2, 3), path, dynamic_shapes=shapes)
+    report = export(Dicts().eval(), torch.ones(2, 3), path, dynamic_shapes=shapes, audit="full")
     assert any(note.startswith("rows=1000000000 was not checked") for note in report.notes)
-    assert max(entry.sizes.get("rows", 0) for entry in report.checked) == 100
+    assert max(run.sizes.get("rows", 0) for run in report.runs) == 100
     assert manifest(path)["warmup_shapes"] == [{"x": [10**9, 3]}, {"x": [1, 3]}]
 
 
@@ -648,7 +665,8 @@ def test_one_dim_with_two_ranges_is_refused(path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"method": "auto"}, "method: expected one of trace, script, hybrid, got 'auto'"),
+        ({"method": "jit"}, "method: expected one of auto, trace, script, hybrid, got 'jit'"),
+        ({"audit": "deep"}, "audit: expected one of full, fast, off, got 'deep'"),
         ({"allow": ["typo"]}, "allow: expected codes among tracer-warning, .* got typo"),
         ({"allow": ["trace-failed"]}, "it leaves nothing to export"),
         ({"preserved_methods": ["reset"]}, r"expected methods of Dicts .* got 'reset'"),
@@ -687,10 +705,18 @@ def test_manifest_describes_the_model(path: Path) -> None:
         dynamic_shapes={"x": {0: BATCH}},
         name="detector",
         output_names=["box", "score", "mean"],
+        audit="full",
     )
     found = manifest(path)
     batch = {"name": "batch", "min": 1, "max": 8}
     assert set(found.pop("versions")) == {"ts_infer", "torch", "python"}
+    audit = found.pop("audit")
+    assert (audit["level"], audit["allowed"]) == ("full", [])
+    outcomes = {probe["name"]: probe["outcome"] for probe in audit["probes"]}
+    assert outcomes["values"] == outcomes["sizes"] == outcomes["repeats"] == "passed"
+    golden = found.pop("golden")
+    assert (golden["file"], golden["calls"]) == ("ts_infer/golden.pt", 2)
+    assert golden["tolerance"]["cpu"]["float32"] == [1e-4, 1e-5]
     assert found == {
         "schema": 1,
         "name": "detector",
@@ -703,6 +729,9 @@ def test_manifest_describes_the_model(path: Path) -> None:
         ],
         "methods": ["forward"],
         "warmup_shapes": [{"x": [8, 3]}, {"x": [1, 3]}],
+        "state": [],
+        "scripted": [],
+        "libraries": [],
     }
 
 
@@ -769,11 +798,11 @@ def test_write_error_leaves_nothing_behind(tmp_path: Path) -> None:
 
 def test_report_is_readable_as_json(path: Path) -> None:
     report = refusal(Forgetful().eval(), torch.full((2, 3), float("nan")).fill_(1.0), path)
-    report.checked[0].max_abs_diff = float("inf")
+    report.runs[0].max_abs_diff = float("inf")
     data = json.loads(report.to_json())
     assert data["ok"] is False
-    assert data["findings"][0]["code"] == "output-differs"
-    assert data["checked"][0]["max_abs_diff"] is None
+    assert data["findings"][0]["code"] == "state-lost"
+    assert data["runs"][0]["max_abs_diff"] is None
 
 
 def test_deprecation_of_torchscript_stays_inside_and_other_warnings_come_out(path: Path) -> None:

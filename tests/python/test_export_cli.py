@@ -84,7 +84,10 @@ def test_export_writes_the_file(
 def test_export_exits_6_and_names_the_line_when_the_audit_fails(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert export("cli_factories:gate", "-o", "gate.pt", "--json", "report.json") == 6
+    assert (
+        export("cli_factories:gate", "-o", "gate.pt", "--method", "trace", "--json", "report.json")
+        == 6
+    )
     output = capsys.readouterr()
     assert "cli_factories.py:6: `if x.sum() > 0:`" in output.err
     assert output.out == ""

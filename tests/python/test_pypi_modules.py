@@ -110,6 +110,12 @@ def tags(*shape: int, seed: int = 0) -> Tensor:
     return torch.randint(0, 4, shape, generator=torch.Generator().manual_seed(seed))
 
 
+def tagged(time: int) -> tuple[Tensor, Tensor, Tensor]:
+    lengths = torch.tensor([time, (time + 1) // 2])
+    mask = torch.arange(time).unsqueeze(1) < lengths
+    return rand(time, 2, 4, seed=time), tags(time, 2, seed=time), mask
+
+
 def queries_and_keys(time: int) -> tuple[Tensor, Tensor]:
     return rand(1, 2, time, 4), rand(1, 2, time, 4, seed=1)
 
@@ -189,11 +195,11 @@ CASES = [
     Case(
         "likelihood of tags",
         in_module(CRF, lambda p: p.CRF(4)),
-        (rand(5, 2, 4), tags(5, 2)),
-        "right-or-refused",
-        [(rand(n, 2, 4, seed=n), tags(n, 2)) for n in (5, 3, 8)],
+        tagged(5),
+        "refused",
+        [tagged(n) for n in (5, 3, 8)],
         "a loop over time, checks that raise",
-        {"emissions": {0: TIME}, "tags": {0: TIME}},
+        {"emissions": {0: TIME}, "tags": {0: TIME}, "mask": {0: TIME}},
         codes=("tracer-warning", "sizes-differ"),
     ),
     Case(

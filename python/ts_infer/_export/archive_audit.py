@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,8 @@ from ts_infer._export.report import ExportReport, Finding, Probe, Run
 from ts_infer._export.scan import scan
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ts_infer._export.isolation import Emit
 
 _BUDGET_S = 60.0
@@ -49,7 +51,7 @@ def audit(
         path: The archive.
         module: The module that it was exported from, in eval mode.
         example_inputs: What forward is called with, as for `ts_infer.export`. Needed with a
-            module; without one the archive's golden sample or manifest stands in.
+            module; without one the archive's golden sample or manifest may stand in.
         dynamic_shapes: Which dims may change; default, without a module: what the manifest says.
         preserved_methods: Methods other than forward to compare.
         level: "full" or "fast".
@@ -121,9 +123,7 @@ def _against_module(
     dynamic = shapes.parse(dynamic_shapes, example)
     fork = forkable(module, example)
     calls = 3 if report.audit == "full" else 2
-    outcome = isolation.run(
-        lambda emit: emit(watch_eager(module, example, calls)), fork=fork
-    )
+    outcome = isolation.run(lambda emit: emit(watch_eager(module, example, calls)), fork=fork)
     eager = next((m for m in outcome.messages if isinstance(m, Eager)), None)
     if eager is None or eager.failure is not None:
         failure = eager.failure if eager else Finding("eager-failed", outcome.failure)
@@ -173,20 +173,33 @@ def _alone(
     if found.random:
         report.notes.append("the model draws random numbers: its outputs follow torch's seed")
     calls = _golden_calls(archive, document)
-    values, source = _inputs(exported, document, calls, example_inputs)
+    arguments_of_forward = [argument.name for argument in exported.forward.schema.arguments[1:]]
+    if isinstance(example_inputs, Mapping):
+        example_inputs = _in_order(example_inputs, arguments_of_forward)
+    values, source = _inputs(document, calls, example_inputs)
     if values is None:
         for probe in ("golden", "repeats", "sizes"):
             report.probes.append(Probe(probe, "skipped", reason=source))
         return
-    names = [argument.name for argument in exported.forward.schema.arguments[1:]][: len(values)]
+    names = arguments_of_forward[: len(values)]
     example = arguments.Example(tuple(names), tuple(values), by_keyword=False)
-    dynamic = shapes.parse(dynamic_shapes, example) if dynamic_shapes else _declared(
-        document, example
+    dynamic = (
+        shapes.parse(dynamic_shapes, example) if dynamic_shapes else _declared(document, example)
     )
     report.notes.append(f"inputs: {source}")
-    _probe(report, "golden", lambda emit: _golden(archive, calls, document, emit), bool(calls))
+    _probe(report, "golden", lambda emit: _golden(archive, calls, emit), bool(calls))
     _probe(report, "repeats", lambda emit: _repeats(archive, example, emit))
     _probe(report, "sizes", lambda emit: _sizes(archive, example, dynamic, emit))
+
+
+def _in_order(given: Mapping[str, Any], names: Sequence[str]) -> tuple[Any, ...]:
+    unknown = [name for name in given if name not in names]
+    if unknown or list(names[: len(given)]) != [name for name in names if name in given]:
+        raise ValueError(
+            f"inputs: expected {', '.join(names)}, got {', '.join(given)}; name them all, or the "
+            "first ones where the rest have defaults"
+        )
+    return tuple(given[name] for name in names if name in given)
 
 
 def _golden_calls(archive: Path, document: dict[str, Any]) -> list[dict[str, Any]]:
@@ -203,7 +216,7 @@ def _golden_calls(archive: Path, document: dict[str, Any]) -> list[dict[str, Any
 
 
 def _inputs(
-    exported: Any, document: dict[str, Any], calls: list[dict[str, Any]], given: Any
+    document: dict[str, Any], calls: list[dict[str, Any]], given: Any
 ) -> tuple[list[Any] | None, str]:
     """Return inputs for forward and where they come from; None and the reason without any."""
     if given is not None:
@@ -254,6 +267,8 @@ def _probe(report: ExportReport, name: str, task: Any, possible: bool = True) ->
         if isinstance(message, Run):
             report.runs.append(message)
             probe.runs += 1
+            if message.max_abs_diff is not None:
+                probe.max_abs_diff = max(probe.max_abs_diff or 0.0, message.max_abs_diff)
         elif isinstance(message, Finding):
             message.probe = name
             report.findings.append(message)
@@ -271,9 +286,7 @@ def _call(exported: Any, values: Sequence[Any]) -> Any:
         return exported(*values)
 
 
-def _golden(
-    archive: Path, calls: Sequence[dict[str, Any]], document: dict[str, Any], emit: Emit
-) -> None:
+def _golden(archive: Path, calls: Sequence[dict[str, Any]], emit: Emit) -> None:
     exported = jit_load(archive)
     for number, call in enumerate(calls, 1):
         where = f"call {number} of the golden sample"
@@ -295,11 +308,20 @@ def _repeats(archive: Path, example: arguments.Example, emit: Emit) -> None:
     for number in range(2, _REPEATS + 1):
         comparison = compare(first, _call(exported, make()))
         outcome = "differs" if comparison.difference else "equal"
-        emit(Run("repeats", f"call {number}", calls=1, max_abs_diff=comparison.max_abs_diff,
-                 outcome=outcome))
+        emit(
+            Run(
+                "repeats",
+                f"call {number}",
+                calls=1,
+                max_abs_diff=comparison.max_abs_diff,
+                outcome=outcome,
+            )
+        )
         if comparison.difference:
-            emit(f"the model has state: call {number} on the same inputs answers otherwise "
-                 f"({comparison.difference.where}: {comparison.difference.text})")
+            emit(
+                f"the model has state: call {number} on the same inputs answers otherwise "
+                f"({comparison.difference.where}: {comparison.difference.text})"
+            )
             return
 
 

@@ -44,9 +44,7 @@ class Example:
         plain = (bool, int, float, complex, str, type(None))
         for name, value in zip(self.names, self.values, strict=True):
             default = self.defaults.get(name, ...)
-            if isinstance(value, plain) and not (
-                type(default) is type(value) and default == value
-            ):
+            if isinstance(value, plain) and not (type(default) is type(value) and default == value):
                 return False
         return not self.keyword_only.intersection(self.names)
 

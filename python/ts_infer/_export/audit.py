@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from ts_infer._export import isolation, variants
 from ts_infer._export.arguments import Example, tensors_of
 from ts_infer._export.differential import (
@@ -25,6 +23,8 @@ from ts_infer._export.report import Finding, Probe, Run
 from ts_infer._export.scan import Scan, scan
 
 if TYPE_CHECKING:
+    import torch
+
     from ts_infer._export.eager import Eager
     from ts_infer._export.isolation import Emit
     from ts_infer._export.shapes import DynamicShapes
@@ -34,6 +34,12 @@ LEVELS = ("full", "fast", "off")
 
 # Calls in a row on one instance: enough for state that shows at the second call or the third.
 _REPEATS = 6
+
+_NOTHING_TO_VARY = {
+    "sizes": "no dim is declared dynamic",
+    "lengths": "no input is a list or a dict",
+    "extremes": "no input is floating point",
+}
 
 OnRun = Callable[[str], None]
 
@@ -121,7 +127,9 @@ class Audit:
                 lambda: self._repeats(values),
                 lambda: self._compare("extremes", extremes),
                 lambda: self._compare("ranks", variants.ranks(example)),
-                lambda: self._compare("dtypes", variants.dtypes(example)),
+                # What was scripted has the types that it was seen to take.
+                lambda: self._compare("dtypes", variants.dtypes(example, self._traced)),
+                lambda: self._compare("lengths", variants.lengths(example)),
                 self._meta,
             ]
         elif self._level == "fast":
@@ -129,8 +137,12 @@ class Audit:
                 self._scan,
                 lambda: self._compare("values", values[:1]),
                 lambda: self._compare("sizes", sizes[-1:]),
-                lambda: self._compare("extremes", [v for v in extremes if "one NaN" in v.label][:1]),
+                lambda: self._compare(
+                    "extremes", [v for v in extremes if "one NaN" in v.label][:1]
+                ),
             ]
+            if self._subject.methods:
+                steps.append(lambda: self._repeats([], calls=1))
         if self._level != "off":
             self._compare("example", [variants.example(example)], calls=2)
             if not any(run.probe == "example" for run in self.result.runs):
@@ -143,10 +155,12 @@ class Audit:
                         probe="example",
                     )
                 )
+        if self.result.findings:
+            return self.result  # it does not even compute the example
         for step in steps:
+            step()
             if self._stop_at_first and self.result.findings:
                 break
-            step()
         return self.result
 
     # Differential probes.
@@ -156,9 +170,7 @@ class Audit:
         self.result.probes.append(probe)
         if not made:
             probe.outcome = "skipped"
-            probe.reason = (
-                "no dim is declared dynamic" if name == "sizes" else "the inputs have no such kin"
-            )
+            probe.reason = _NOTHING_TO_VARY.get(name, "the inputs leave nothing to change")
             return
         skipped: list[str] = []
         left = list(made)
@@ -179,23 +191,24 @@ class Audit:
                 left = list(batch[ended_at + 1 :])
         self._close(probe, [text for text in skipped if text])
 
-    def _repeats(self, values: Sequence[Variant]) -> None:
+    def _repeats(self, values: Sequence[Variant], calls: int = _REPEATS) -> None:
         probe = Probe("repeats")
         self.result.probes.append(probe)
-        made = [variants.example(self._subject.example), *values[:2]]
+        # What differs by its values alone says nothing of state.
+        equal = {run.inputs for run in self.result.runs if run.outcome == "equal"}
+        others = [variant for variant in values if variant.label in equal]
+        made = [variants.example(self._subject.example), *others[:2]]
 
         def task(emit: Emit) -> None:
-            compare_repeats(self._subject, made, _REPEATS, emit)
+            compare_repeats(self._subject, made, calls, emit)
 
         outcome = self._run("repeats", task)
         probe.seconds = outcome.seconds
         self._read(outcome.messages, probe)
         skipped = [outcome.failure] if outcome.failure and not probe.runs else []
         methods = self._subject.methods
-        for name in sorted(
-            set(methods) - set(callable_without_arguments(self._subject.module, methods))
-        ):
-            skipped.append(f"method {name} takes arguments")
+        callable_ = callable_without_arguments(self._subject.module, methods)
+        skipped += [f"method {name} takes arguments" for name in sorted({*methods} - {*callable_})]
         self._close(probe, skipped)
 
     def _run(self, name: str, task: Callable[[Emit], None]) -> isolation.Outcome:
@@ -203,9 +216,7 @@ class Audit:
             if isinstance(message, tuple) and message[0] == "start":
                 self._on_run(name)
 
-        return isolation.run(
-            task, budget_s=self._budget_s, on_message=on_message, fork=self._fork
-        )
+        return isolation.run(task, budget_s=self._budget_s, on_message=on_message, fork=self._fork)
 
     def _read(self, messages: Sequence[Any], probe: Probe) -> tuple[int | None, bool]:
         """Take in messages; return the index of the last one begun, and whether it was answered."""
@@ -217,7 +228,9 @@ class Audit:
             elif message[0] == "start":
                 begun, answered = message[1], False
             elif message[0] == "place" and message[1] is not None:
-                place(self.result.findings[-1], message[1])
+                last = self.result.findings[-1]
+                if last.file is None:
+                    place(last, message[1])
         return begun, answered
 
     def _take(self, compared: Compared, probe: Probe) -> None:
@@ -238,12 +251,10 @@ class Audit:
         else:
             self.result.findings.append(finding)
 
-    def _unanswered(
-        self, outcome: isolation.Outcome, name: str, label: str, probe: Probe
-    ) -> str:
+    def _unanswered(self, outcome: isolation.Outcome, name: str, label: str, probe: Probe) -> str:
         """Say which side did not answer; a finding where it was the exported model."""
         by_module = outcome.messages[-1][0] == "start"
-        if by_module or not outcome.timed_out and "signal" not in outcome.failure:
+        if by_module or (not outcome.timed_out and "signal" not in outcome.failure):
             who = "the module" if by_module else "the exported model"
             return f"{label}: {who} gave {outcome.failure}"
         compared = Compared(Run(name, label, outcome="differs"))
@@ -261,8 +272,7 @@ class Audit:
         reasons = list(skipped)
         if refused:
             reasons.append(
-                f"{len(refused)} refused by the module"
-                + (f" ({refused[0].inputs}: {refused[0].reason})")
+                f"{len(refused)} refused by the module ({refused[0].inputs}: {refused[0].reason})"
             )
         probe.reason = "; ".join(reasons)
         if any(f.probe == probe.name for f in self.result.findings):
@@ -327,7 +337,9 @@ def scan_findings(found: Scan, names: Sequence[str] = ()) -> list[Finding]:
     """
     findings = []
     for node in found.train_flags:
-        finding = Finding("train-flag", f"{node.operator} is fixed in training mode.", probe="graph")
+        finding = Finding(
+            "train-flag", f"{node.operator} is fixed in training mode.", probe="graph"
+        )
         if node.statement is not None:
             place(finding, node.statement)
         findings.append(finding)
@@ -348,9 +360,10 @@ def eager_findings(eager: Eager, traced: bool) -> tuple[list[Finding], list[str]
     findings = []
     notes = []
     for name in eager.mutated:
-        findings.append(
-            Finding("input-mutated", f"forward writes into its input {name}.", probe="module")
-        )
+        finding = Finding("input-mutated", f"forward writes into its input {name}.", probe="module")
+        if eager.mutated_at is not None:
+            place(finding, eager.mutated_at)
+        findings.append(finding)
     for source in eager.draws:
         if source == "torch":
             notes.append("the module draws random numbers: its outputs follow torch's seed")
@@ -363,20 +376,22 @@ def eager_findings(eager: Eager, traced: bool) -> tuple[list[Finding], list[str]
                     probe="module",
                 )
             )
-    for state in eager.python_state if traced else ():
-        findings.append(
-            Finding(
-                "python-state",
-                f"calls change {state.name}, a plain Python value that the code reads: a trace "
-                "keeps the value that it had.",
-                file=state.file,
-                line=state.line,
-                source=state.source,
-                probe="module",
-            )
+    findings += [
+        Finding(
+            "python-state",
+            f"calls change {state.name}, a plain Python value that the code reads: a trace keeps "
+            "the value that it had.",
+            file=state.file,
+            line=state.line,
+            source=state.source,
+            probe="module",
         )
+        for state in (eager.python_state if traced else ())
+    ]
     if eager.caches and traced:
-        notes.append(f"kept from the first call, and constant in a trace: {', '.join(eager.caches)}")
+        notes.append(
+            f"kept from the first call, and constant in a trace: {', '.join(eager.caches)}"
+        )
     return findings, notes
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from ts_infer._export.report import Finding
 from ts_infer._export.scan import first_difference, normalised
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from ts_infer._export.arguments import Example
@@ -37,6 +37,7 @@ class Built:
         failed_unit: The part that could not be scripted.
         dropped: Arguments of the example that the exported forward does not take.
         findings: What the tracer warned about, or why there is no file.
+        doubts: Warnings that are a loss only where tracing on other inputs differs.
         notes: What is worth knowing.
     """
 
@@ -44,13 +45,14 @@ class Built:
     failed_unit: Unit | None = None
     dropped: tuple[str, ...] = ()
     findings: list[Finding] = field(default_factory=list)
+    doubts: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
 def other_inputs(example: Example, dynamic: DynamicShapes) -> list[Variant]:
-    """Return inputs to trace on as well: other values, and every dim at another size."""
+    """Return inputs to trace on as well: other values, and other sizes of every dynamic dim."""
     sizes, _ = variants.sizes(example, dynamic)
-    return [*variants.values(example)[:2], *sizes[-1:]]
+    return [*variants.values(example)[:2], *sizes[-3:]]
 
 
 def build(
@@ -64,7 +66,7 @@ def build(
     """Capture a module into a file.
 
     Emits one `Built`; then, for a trace, `"traced"` for each other input that gave a graph, and a
-    `Finding` where that graph is another one.
+    `Finding` where that graph is another one, or a doubt turned out to be a loss.
 
     Args:
         module: The module, in eval mode; neither it nor its state changes.
@@ -85,11 +87,12 @@ def build(
         Built(
             dropped=captured.dropped,
             findings=[*captured.findings, *findings],
+            doubts=captured.doubts,
             notes=[*captured.notes, *notes],
         )
     )
     if others and captured.traced is not None:
-        _compare_graphs(module, example, plan, normalised(captured.traced), others, emit)
+        _compare_graphs(module, example, plan, captured, others, emit)
 
 
 def _follow_device(captured: Captured, example: Example) -> tuple[list[str], list[Finding]]:
@@ -122,17 +125,25 @@ def _compare_graphs(
     module: nn.Module,
     example: Example,
     plan: Plan,
-    graph: list[tuple[str, str]],
+    captured: Captured,
     others: Sequence[Variant],
     emit: Emit,
 ) -> None:
+    graph = normalised(captured.traced)
+    doubts = list(captured.doubts)
     for variant in others:
         try:
-            traced = retrace(module, example, plan, variant.make())
+            other = retrace(module, example, plan, variant.make())
         except CaptureError:
             continue  # the module refuses these inputs, which the differential probes report
         emit("traced")
-        difference = first_difference(graph, normalised(traced))
+        for doubt in list(doubts):
+            key = (doubt.file or "", doubt.line or 0)
+            if other.conversions.get(key) != captured.conversions.get(key):
+                doubts.remove(doubt)
+                doubt.inputs = variant.label
+                emit(doubt)
+        difference = first_difference(graph, normalised(other.traced))
         if difference is None:
             continue
         text, statement = difference

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, TextIO, get_type_hints
 import torch
 from torch import nn
 
+from ts_infer._export import conversions
 from ts_infer._export.arguments import Example, map_tensors
-from ts_infer._export.observe import Observation, Unit
+from ts_infer._export.conversions import Conversion, watch_conversions
 from ts_infer._export.report import Finding
 from ts_infer._export.scripting import ScriptingError, give_types, script_units
 from ts_infer._export.source import (
@@ -32,6 +33,8 @@ from ts_infer._export.source import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from ts_infer._export.observe import Observation, Unit
 
 _CAUSE_LINES = 12
 _jit: Any = torch.jit  # not annotated upstream
@@ -56,6 +59,9 @@ class Captured:
         dropped: Arguments of the example that it does not have: tracing fixed them at the
             parameters' defaults.
         findings: What the tracer warned about.
+        doubts: What it warned about that depends on sizes alone, or is a constant: a loss only
+            where tracing on other inputs gives something else.
+        conversions: What it took out of tensors, by file and line.
         notes: What is worth knowing.
         traced: The trace before it was frozen; None where the module was scripted.
     """
@@ -63,6 +69,8 @@ class Captured:
     module: Any
     dropped: tuple[str, ...] = ()
     findings: list[Finding] = field(default_factory=list)
+    doubts: list[Finding] = field(default_factory=list)
+    conversions: dict[tuple[str, int], list[Conversion]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     traced: Any = None
 
@@ -103,8 +111,9 @@ def watch_warnings() -> Iterator[list[TracerEvent]]:
             line: str | None = None,
         ) -> None:
             if issubclass(category, _jit.TracerWarning):
-                user_file, user_line = _user_frame()
-                events.append(TracerEvent(str(message), filename, lineno, user_file, user_line))
+                if filename == conversions.__file__:
+                    filename, lineno = _frame_that_converts()
+                events.append(TracerEvent(str(message), filename, lineno, *_user_frame()))
             elif (str(message), filename, lineno) not in passed_on:
                 # Once: the module runs many times during an export.
                 passed_on.add((str(message), filename, lineno))
@@ -112,6 +121,15 @@ def watch_warnings() -> Iterator[list[TracerEvent]]:
 
         warnings.showwarning = collect
         yield events
+
+
+def _frame_that_converts() -> tuple[str, int]:
+    """Return the place that converted a tensor, behind what watches conversions."""
+    frame: types.FrameType | None = sys._getframe(2)
+    while frame is not None and frame.f_code.co_filename != conversions.__file__:
+        frame = frame.f_back
+    frame = frame.f_back if frame else None
+    return (frame.f_code.co_filename, frame.f_lineno) if frame else ("", 0)
 
 
 def _user_frame() -> tuple[str | None, int]:
@@ -232,11 +250,11 @@ def _script_parts(work: Any, plan: Plan) -> Any:
         raise CaptureError(finding, error.unit) from error
 
 
-def retrace(module: nn.Module, example: Example, plan: Plan, values: Sequence[Any]) -> Any:
+def retrace(module: nn.Module, example: Example, plan: Plan, values: Sequence[Any]) -> Captured:
     """Trace a fresh copy on other inputs, for comparison; not frozen."""
     work, _ = clone_module(module)
     _prepare_for_compiler(work, plan.preserved_methods)
-    return _trace(_script_parts(work, plan), example.with_values(values), hybrid=False).module
+    return _trace(_script_parts(work, plan), example.with_values(values), hybrid=False)
 
 
 def _prepare_for_compiler(work: Any, names: Sequence[str]) -> None:
@@ -324,12 +342,15 @@ def _trace(work: Any, example: Example, hybrid: bool) -> Captured:
         given = {"example_kwarg_inputs": dict(zip(names, values, strict=True))}
     state = _script_state(work)
     try:
-        with torch.no_grad(), watch_warnings() as events:
+        with torch.no_grad(), watch_warnings() as events, watch_conversions() as converted:
             traced = _jit.trace(work, **given, strict=False, check_trace=False)
     except Exception as error:
         raise CaptureError(_failure("trace-failed", error, _trace_advice(str(error)))) from error
     _restore_script_state(state)
     captured = Captured(traced, tuple(dropped), traced=traced)
+    for conversion in converted:
+        place = conversion.file, _statement_line(conversion.file, conversion.line)
+        captured.conversions.setdefault(place, []).append(conversion)
     for name, value in dropped.items():
         captured.notes.append(
             f"the argument {name} is fixed at its default {value!r}: a trace has only tensor "
@@ -427,20 +448,28 @@ def _sort_events(captured: Captured, events: Sequence[TracerEvent]) -> None:
                 f"{statement.file}:{statement.line}: `{statement.text}`: tracing drops this check"
             )
             continue
-        captured.findings.append(
-            Finding(
-                "tracer-warning",
-                message,
-                file=statement.file,
-                line=statement.line,
-                source=statement.text,
-                probe="trace",
-            )
+        finding = Finding(
+            "tracer-warning",
+            message,
+            file=statement.file,
+            line=statement.line,
+            source=statement.text,
+            probe="trace",
         )
+        taken = captured.conversions.get((statement.file, statement.line), [])
+        if "registered as constants" in event.text or (taken and all(c.by_size for c in taken)):
+            captured.doubts.append(finding)
+        else:
+            captured.findings.append(finding)
     if inside:
         captured.notes.append(
             f"tracer warnings from torch's own code are not counted: {', '.join(inside)}"
         )
+
+
+@functools.cache
+def _statement_line(file: str, line: int) -> int:
+    return statement_at(file, line).line
 
 
 def _meaning(text: str, statement: Statement) -> str:

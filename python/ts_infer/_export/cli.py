@@ -26,21 +26,22 @@ _KEYS = (
     "audit",
     "allow",
 )
-_USAGE_ERROR = 2
-_AUDIT_FAILED = 6
+USAGE_ERROR = 2
+AUDIT_FAILED = 6
 
 _DESCRIPTION = """\
 Export a PyTorch module to one file, checked against the module.
 
 FACTORY is called without arguments and returns (module, example_inputs), or a dict of arguments
 for ts_infer.export: module, example_inputs, and any of method, dynamic_shapes, name,
-output_names, preserved_methods, warmup_shapes, audit, allow. The current directory is searched first.
+output_names, preserved_methods, warmup_shapes, audit, allow. The current directory is
+searched first.
 
 exit status: 0 exported, 2 bad arguments, 6 the audit failed, 1 anything else
 """
 
 
-class _UsageError(Exception):
+class UsageError(Exception):
     """The factory's name is wrong, or it returns something else."""
 
 
@@ -100,31 +101,36 @@ def run(args: argparse.Namespace) -> int:
         from ts_infer._export.exporter import export
 
         with watch_warnings():  # a module under @torch.jit.script warns when it is imported
-            options = _options(args.factory)
+            options = options_of(args.factory)
         options |= {k: v for k in ("method", "audit") if (v := getattr(args, k))}
         options["allow"] = [*options.get("allow", ()), *args.allow]
         report = export(**options, path=args.output)
-    except _UsageError as error:
-        return _fail(f"[export] {args.factory}: {error}", _USAGE_ERROR)
+    except UsageError as error:
+        return fail(f"[export] {args.factory}: {error}", USAGE_ERROR)
     except ExportError as error:
         if error.report is not None:
-            _write_json(error.report, args.json)
-        return _fail(str(error), _AUDIT_FAILED)
+            write_json(error.report, args.json)
+        return fail(str(error), AUDIT_FAILED)
     except Exception as error:
         message = str(error) or type(error).__name__
         if not message.startswith("[export]"):
             message = f"[export] {args.factory}: {type(error).__name__}: {message}"
-        return _fail(message, 1)
-    _write_json(report, args.json)
+        return fail(message, 1)
+    write_json(report, args.json)
     if args.json != "-":
         print(report)
     return 0
 
 
-def _options(spec: str) -> dict[str, Any]:
+def options_of(spec: str) -> dict[str, Any]:
+    """Call the factory that `PKG.MODULE:FACTORY` names and return its arguments for export.
+
+    Raises:
+        UsageError: There is no such factory, or it returns something else.
+    """
     module_name, colon, factory_name = spec.partition(":")
     if not (module_name and colon and factory_name):
-        raise _UsageError(
+        raise UsageError(
             "the factory cannot be found: expected PKG.MODULE:FACTORY, got no module or no "
             "factory; for example my_models.gate:make"
         )
@@ -134,13 +140,13 @@ def _options(spec: str) -> dict[str, Any]:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
-        raise _UsageError(
+        raise UsageError(
             f"the module cannot be imported: expected {module_name} in {folder} or installed, "
             f"got {type(error).__name__}: {error}; check the name and the current directory"
         ) from error
     factory = getattr(module, factory_name, None)
     if not callable(factory):
-        raise _UsageError(
+        raise UsageError(
             f"the factory cannot be found: expected a function {factory_name} in "
             f"{module.__file__}, got {'nothing' if factory is None else type(factory).__name__}; "
             "check its name"
@@ -149,26 +155,28 @@ def _options(spec: str) -> dict[str, Any]:
     if isinstance(made, tuple) and len(made) == 2:
         made = {"module": made[0], "example_inputs": made[1]}
     if not isinstance(made, Mapping) or not {"module", "example_inputs"} <= set(made):
-        raise _UsageError(
+        raise UsageError(
             "the factory returned something else: expected (module, example_inputs) or a dict "
             f"with these keys, got {type(made).__name__}; return what ts_infer.export takes"
         )
     unknown = [str(key) for key in made if key not in _KEYS]
     if unknown:
-        raise _UsageError(
+        raise UsageError(
             f"the factory returned unknown keys: expected {', '.join(_KEYS)}, got "
             f"{', '.join(unknown)}; remove them"
         )
     return dict(made)
 
 
-def _write_json(report: ExportReport, path: str | None) -> None:
+def write_json(report: ExportReport, path: str | None) -> None:
+    """Write a report to a file, `-` for stdout; None for nowhere."""
     if path == "-":
         print(report.to_json())
     elif path is not None:
         Path(path).write_text(report.to_json() + "\n", encoding="utf-8")
 
 
-def _fail(message: str, status: int) -> int:
+def fail(message: str, status: int) -> int:
+    """Print a message on stderr and return the exit status."""
     print(message, file=sys.stderr)
     return status

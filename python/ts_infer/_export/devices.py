@@ -43,9 +43,7 @@ def follow_input_device(exported: Any, device: str) -> Rewrite:
         for node in nodes_of(graph)
         if node.kind() == "prim::Constant" and node.output().type().kind() == "DeviceObjType"
     ]
-    source = next(
-        (v for v in list(graph.inputs())[1:] if v.type().kind() == "TensorType"), None
-    )
+    source = next((v for v in list(graph.inputs())[1:] if v.type().kind() == "TensorType"), None)
     follower = None
     for constant in constants:
         value = str(constant.output().toIValue())

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import inspect
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +20,9 @@ from ts_infer._export.locate import divergence, raised_explicitly, suspects
 from ts_infer._export.report import Finding, Run
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
     from ts_infer._export.arguments import Example
     from ts_infer._export.isolation import Emit
     from ts_infer._export.source import Statement
@@ -28,6 +31,11 @@ if TYPE_CHECKING:
 # Where the module itself refuses an input, the export may answer: the runtime checks these.
 _CHECKED_BY_RUNTIME = frozenset({"ranks", "dtypes"})
 
+_ANNOTATE = (
+    "a scripted forward takes every argument that is not annotated for a tensor: annotate the "
+    "others (n: int), and state that has another type than its first value."
+)
+
 CODES = {
     "example": "example-differs",
     "values": "values-differ",
@@ -35,6 +43,7 @@ CODES = {
     "sizes": "sizes-differ",
     "ranks": "ranks-differ",
     "dtypes": "dtypes-differ",
+    "lengths": "lengths-differ",
     "repeats": "state-lost",
 }
 
@@ -153,6 +162,8 @@ def _compare(pair: _Pair, probe: str, variant: Variant, calls: int, emit: Emit) 
                 run.outcome, run.reason = "refused", text
             else:
                 _found(compared, CODES[probe], text, where)
+                if "Expected a value of type 'Tensor" in text and compared.finding is not None:
+                    compared.finding.advice = _ANNOTATE
             return compared
         if call == 0:
             compared.output_shapes = [
@@ -207,8 +218,9 @@ def _refused(
         pair.call_exported(variant.make())
     except Exception:
         return
-    _found(compared, "check-lost", f"the module raises {run.reason}, the exported model answers",
-           where)
+    _found(
+        compared, "check-lost", f"the module raises {run.reason}, the exported model answers", where
+    )
     if statement is not None and compared.finding is not None:
         place(compared.finding, statement)
 
@@ -244,9 +256,7 @@ def place(finding: Finding, statement: Statement) -> None:
     finding.file, finding.line, finding.source = statement.file, statement.line, statement.text
 
 
-def compare_repeats(
-    subject: Subject, made: Sequence[Variant], calls: int, emit: Emit
-) -> None:
+def compare_repeats(subject: Subject, made: Sequence[Variant], calls: int, emit: Emit) -> None:
     """Compare call by call on one instance, with inputs that take turns.
 
     Afterwards each preserved method that needs no argument is called, and one call after it.
@@ -257,28 +267,33 @@ def compare_repeats(
         variant = made[call % len(made)]
         emit(("start", call))
         where = f"call {call + 1} in a row ({variant.label})"
+        exported = functools.partial(_call_exported, pair, variant)
         try:
             expected = pair.call_eager(variant.make())
         except Exception as error:
             compared.run.reason = essence(error)
+            with contextlib.suppress(Exception):
+                exported()  # both have made the same calls
             continue
         emit(("eager", call))
-        if not _repeat(compared, lambda v=variant: pair.call_exported(v.make()), expected, where):
+        if not _repeat(compared, exported, expected, where):
             break
     for name in callable_without_arguments(subject.module, subject.methods):
         if compared.finding is not None:
             break
         with torch.no_grad(), fixed_seed():
             expected = getattr(pair.eager, name)()
-        actual = lambda n=name: getattr(pair.exported, n)()  # noqa: E731
-        if _repeat(compared, actual, expected, f"{name}()"):
-            values = made[0].make
-            expected = pair.call_eager(values())
+        if _repeat(compared, getattr(pair.exported, name), expected, f"{name}()"):
+            expected = pair.call_eager(made[0].make())
             where = f"the call after {name}()"
-            _repeat(compared, lambda v=values: pair.call_exported(v()), expected, where)
+            _repeat(compared, functools.partial(_call_exported, pair, made[0]), expected, where)
     emit(compared)
     if compared.finding is not None and compared.finding.file is None:
         emit(("place", _locate(subject, made[0], "state-lost")))
+
+
+def _call_exported(pair: _Pair, variant: Variant) -> Any:
+    return pair.call_exported(variant.make())
 
 
 def _repeat(compared: Compared, exported: Callable[[], Any], expected: Any, where: str) -> bool:
@@ -345,8 +360,10 @@ def runs_on_meta(subject: Subject) -> tuple[bool, str]:
     for node in exported.graph.findAllNodes("prim::Constant", True):
         if node.hasAttribute("value") and node.kindOf("value") == "t":
             node.t_("value", node.t("value").to("meta"))
+    # Optimising compares constants, which have no data any more.
+    jit: Any = torch.jit  # not annotated upstream
     try:
-        with torch.no_grad():
+        with torch.no_grad(), jit.optimized_execution(False):
             values = to_meta(variants.example(subject.example).make())
             result = subject.example.call(exported, values, subject.dropped)
     except Exception as error:

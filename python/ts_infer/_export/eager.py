@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 import dis
 import inspect
+import linecache
 import pickle
 import random
 import sys
 import textwrap
 import time
-import types
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -24,14 +25,16 @@ from ts_infer._export import manifest, variants
 from ts_infer._export.arguments import tensors_of
 from ts_infer._export.capture import clone_module, eager_failure
 from ts_infer._export.compare import leaves
+from ts_infer._export.locate import first_write
 from ts_infer._export.observe import Observation, observe
-from ts_infer._export.report import Finding
-from ts_infer._export.source import is_user_file
+from ts_infer._export.source import Statement, is_user_file
 
 if TYPE_CHECKING:
+    import types
     from collections.abc import Iterator
 
     from ts_infer._export.arguments import Example
+    from ts_infer._export.report import Finding
 
 # Methods that change a container and give nothing back.
 _WRITERS = frozenset({"append", "extend", "clear", "update", "insert", "add", "setdefault"})
@@ -60,9 +63,11 @@ class Eager:
         python_state: Plain Python values that calls change and read.
         caches: Plain Python values that only the first call changes.
         mutated: Inputs that it writes into.
+        mutated_at: The first statement that does.
         draws: Where it draws random numbers: "torch", "random", "numpy".
         used_arguments: Arguments that forward's source uses.
-        observation: Which functions ran, on what types.
+        observation: Which functions ran, on what types; None for a scripted module.
+        warnings: What the first call warned of: text, category, file and line.
     """
 
     failure: Finding | None = None
@@ -73,9 +78,11 @@ class Eager:
     python_state: list[PythonState] = field(default_factory=list)
     caches: list[str] = field(default_factory=list)
     mutated: list[str] = field(default_factory=list)
+    mutated_at: Statement | None = None
     draws: list[str] = field(default_factory=list)
     used_arguments: list[str] = field(default_factory=list)
     observation: Observation | None = None
+    warnings: list[tuple[str, type[Warning], str, int]] = field(default_factory=list)
 
 
 @contextmanager
@@ -119,13 +126,24 @@ def watch_eager(module: nn.Module, example: Example, calls: int) -> Eager:
             return result
 
     try:
-        found.observation = observe(copied, lambda: results.append(call(inputs)))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            if isinstance(copied, torch.jit.ScriptModule):
+                results.append(call(inputs))
+            else:
+                found.observation = observe(copied, lambda: results.append(call(inputs)))
+        found.warnings = [_portable(warning) for warning in caught]
         changed = [
             example.label(path)
             for (path, tensor), old in zip(tensors_of(inputs), untouched, strict=True)
             if _fingerprint(tensor) != old
         ]
         found.mutated = changed
+        if changed:
+            again = given()
+            tensors = [tensor for _, tensor in tensors_of(again)]
+            other, _ = clone_module(module)
+            found.mutated_at = first_write(lambda: _call(other, example, again), tensors)
         functions = _user_functions(lambda: _timed(found, lambda: results.append(call(given()))))
         histories.append(_python_values(copied, functions))
         if calls > 2:
@@ -148,13 +166,31 @@ def watch_eager(module: nn.Module, example: Example, calls: int) -> Eager:
     return found
 
 
+def _call(module: nn.Module, example: Example, values: tuple[Any, ...]) -> None:
+    with torch.no_grad(), fixed_seed():
+        example.call(module, values)
+
+
 def _used_arguments(module: nn.Module) -> list[str]:
+    if isinstance(module, torch.jit.ScriptModule):
+        return []
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(type(module).forward)))
     except (OSError, TypeError, SyntaxError):
         return []
-    loads = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+    loads = {
+        n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)
+    }
     return [name for name in inspect.signature(type(module).forward).parameters if name in loads]
+
+
+def _portable(warning: warnings.WarningMessage) -> tuple[str, type[Warning], str, int]:
+    category = warning.category
+    try:
+        pickle.dumps(category)
+    except (pickle.PicklingError, AttributeError):
+        category = UserWarning
+    return str(warning.message), category, warning.filename, warning.lineno
 
 
 def _timed(found: Eager, call: Any) -> None:
@@ -208,7 +244,7 @@ def _python_values(
         if isinstance(child, torch.jit.ScriptModule):
             continue
         for name, value in vars(child).items():
-            if name.startswith("_") and name in _MODULE_INTERNALS or name == "training":
+            if (name.startswith("_") and name in _MODULE_INTERNALS) or name == "training":
                 continue
             if not isinstance(value, (torch.Tensor, nn.Module)):
                 found[path, name] = _fingerprint(value)
@@ -249,8 +285,10 @@ def _user_functions(call: Any) -> list[tuple[types.CodeType, dict[str, Any]]]:
 
 
 def _random_states() -> dict[str, Any]:
-    kind, keys, position, *rest = np.random.get_state()
-    return {"random": hash(random.getstate()), "numpy": (kind, bytes(keys), position, *rest)}
+    return {
+        "random": _fingerprint(random.getstate()),
+        "numpy": _fingerprint(np.random.get_state(legacy=False)),
+    }
 
 
 def _sort_python_state(
@@ -274,15 +312,16 @@ def _place_that_reads(module: nn.Module, owner: str, name: str) -> tuple[str, in
     """Where the code uses an attribute's value, other than to change it."""
     if owner.startswith("globals of "):
         file = owner.removeprefix("globals of ")
-        text = "".join(inspect.linecache.getlines(file))  # type: ignore[attr-defined]
+        text = "".join(linecache.getlines(file))
         return _first_read(text, file, 0, lambda node: isinstance(node, ast.Name), name)
     for cls in type(module.get_submodule(owner)).__mro__:
         try:
-            file, (lines, start) = inspect.getsourcefile(cls), inspect.getsourcelines(cls)
+            found, (lines, start) = inspect.getsourcefile(cls), inspect.getsourcelines(cls)
         except (OSError, TypeError):
             continue
-        if file is None or not is_user_file(file):
+        if found is None or not is_user_file(found):
             continue
+        file = found
         text = textwrap.dedent("".join(lines))
         place = _first_read(text, file, start - 1, _is_attribute_of_self, name)
         if place is not None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+import warnings
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from ts_infer._errors import Error, ExportError
 from ts_infer._export import arguments, golden, isolation, manifest, shapes
@@ -22,8 +21,8 @@ from ts_infer._export.build import Built, build, other_inputs
 from ts_infer._export.capture import Plan, watch_warnings
 from ts_infer._export.differential import Subject
 from ts_infer._export.eager import Eager, fixed_seed, watch_eager
-from ts_infer._export.observe import WHOLE, Unit
 from ts_infer._export.libraries import needed_libraries
+from ts_infer._export.observe import WHOLE, Unit
 from ts_infer._export.report import (
     ALLOWABLE,
     FATAL,
@@ -37,7 +36,7 @@ from ts_infer._export.report import (
 from ts_infer._export.scan import scan
 
 if TYPE_CHECKING:
-    from ts_infer._export.isolation import Emit
+    from collections.abc import Mapping, Sequence
 
 METHODS = ("auto", "trace", "script", "hybrid")
 
@@ -203,12 +202,16 @@ class _Job:
         seen = next((m for m in outcome.messages if isinstance(m, Eager)), None)
         if seen is None:
             failure = outcome.failure
-            finding = Finding("eager-failed", f"the module itself fails on example_inputs: {failure}")
+            finding = Finding(
+                "eager-failed", f"the module itself fails on example_inputs: {failure}"
+            )
             seen = Eager(finding)
         if seen.failure is not None:
             self.report.findings = [seen.failure]
             raise _refusal(self.report)
         self.eager = seen
+        for text, category, file, line in seen.warnings:
+            warnings.warn_explicit(text, category, file, line)
         return seen
 
     def find_way(self, method: str) -> _Candidate:
@@ -252,10 +255,10 @@ class _Job:
         """Choose what to script next: the parts that hold the findings, else the whole."""
         plan, observation = candidate.plan, self.eager.observation
         blocking = self._blocking(candidate)
-        if plan.method == "script" or not any(f.code in MENDED_BY_SCRIPT for f in blocking):
-            # A part that cannot be scripted is tried again as a part of a wider one.
-            if plan.method == "script" or candidate.built.failed_unit is None:
-                return None
+        mendable = any(f.code in MENDED_BY_SCRIPT for f in blocking)
+        # A part that cannot be scripted is tried again as a part of a wider one.
+        if plan.method == "script" or not (mendable or candidate.built.failed_unit is not None):
+            return None
         if observation is None or not self.fork:
             return self._whole(blocking)
         units = list(plan.units)
@@ -272,9 +275,9 @@ class _Job:
                 continue
             function = observation.function_at(finding.file, finding.line)
             unit = None if function is None else observation.unit_of(function)
-            while unit is not None and unit in units:
+            while unit is not None and unit in plan.units:
                 # Scripted, and still wrong: what surrounds it loses something.
-                units.remove(unit)
+                units = [other for other in units if other != unit]
                 unit = observation.wider(unit)
             if unit is None or unit == WHOLE:
                 return self._whole([finding])
@@ -316,6 +319,7 @@ class _Job:
             )
         if traced and level == "full":
             self._read_graphs(candidate, outcome, others)
+        self._settle_doubts(candidate)
         if level != "off":
             outcome_of_module = "found" if found else "passed"
             candidate.probes.append(Probe("module", outcome_of_module, 1))
@@ -354,12 +358,26 @@ class _Job:
         probe.runs = sum(m == "traced" for m in outcome.messages)
         if found:
             probe.outcome = "found"
-            candidate.findings.append(found[0])
+            candidate.findings += found
         elif not probe.runs:
             probe.outcome = "skipped"
             probe.reason = outcome.failure or "no other inputs could be traced"
         elif outcome.failure:
             probe.reason = f"{len(others) - probe.runs} left out: {outcome.failure}"
+
+    def _settle_doubts(self, candidate: _Candidate) -> None:
+        """Take a doubt for a loss unless traces on other inputs had it the same."""
+        traced_again = any(p.name == "graphs" and p.runs for p in candidate.probes)
+        confirmed = {(f.file, f.line) for f in candidate.findings}
+        for doubt in candidate.built.doubts:
+            if (doubt.file, doubt.line) in confirmed:
+                continue
+            if traced_again or not self.dynamic.dims:
+                candidate.notes.append(
+                    f"{doubt.file}:{doubt.line}: `{doubt.source}`: constant at the declared sizes"
+                )
+            else:
+                candidate.findings.append(doubt)
 
     def _report_on(self, tried: Sequence[_Candidate]) -> None:
         report, last = self.report, tried[-1]

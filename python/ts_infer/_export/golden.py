@@ -58,7 +58,9 @@ def sample(exported: Any, example: Example, eager: Eager) -> tuple[bytes | None,
 def describe(eager: Eager) -> dict[str, Any]:
     """Return the manifest's entry: how many calls, and the tolerance (rtol, atol) per dtype."""
     exact = {dtype_name(dtype): list(pair) for dtype, pair in TOLERANCES.items()}
-    loose = {name: [number * _ACCELERATOR_FACTOR for number in pair] for name, pair in exact.items()}
+    loose = {
+        name: [number * _ACCELERATOR_FACTOR for number in pair] for name, pair in exact.items()
+    }
     return {
         "file": GOLDEN_PATH,
         "calls": len(eager.results),
@@ -80,7 +82,7 @@ def _arguments(exported: Any, example: Example) -> list[Any]:
             last = position + 1
         else:
             found.append(argument.default_value if argument.has_default_value() else None)
-    return _plain(found[:last])
+    return [_plain(value) for value in found[:last]]
 
 
 def _plain(value: Any) -> Any:

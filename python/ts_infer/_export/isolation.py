@@ -22,6 +22,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -155,7 +156,7 @@ def _child(task: Callable[[Emit], None], writer: int) -> NoReturn:
     try:
         gc.disable()  # the parent's garbage is not this process's to finalise
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, and kills
-        sys.stdin = sys.stdout = sys.stderr = open(os.devnull, "r+", encoding="utf-8")
+        sys.stdin = sys.stdout = sys.stderr = Path(os.devnull).open("r+", encoding="utf-8")  # noqa: SIM115
         torch.set_num_threads(1)
         failure = ""
         try:

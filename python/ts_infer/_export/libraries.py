@@ -36,8 +36,6 @@ def needed_libraries(operators: Iterable[str], classes: Iterable[str]) -> list[d
             path for path, data in contents.items() if all(part.encode() in data for part in parts)
         )
         file = next(holders, "")
-        entry = found.setdefault(
-            file, {"file": Path(file).name, "operators": [], "classes": []}
-        )
+        entry = found.setdefault(file, {"file": Path(file).name, "operators": [], "classes": []})
         entry[kind].append(name)
     return list(found.values())

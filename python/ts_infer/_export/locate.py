@@ -5,12 +5,16 @@ from __future__ import annotations
 import ast
 import linecache
 import sys
-import types
 from array import array
-from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ts_infer._export.source import Statement, is_user_file, statement_at
+
+if TYPE_CHECKING:
+    import types
+    from collections.abc import Callable, Iterator, Sequence
+
+    import torch
 
 # Beyond this many instructions of the user's code two runs are taken for equal.
 _MAX_EVENTS = 5_000_000
@@ -18,7 +22,9 @@ _MAX_EVENTS = 5_000_000
 _OUT_OF_TENSORS = frozenset({"item", "tolist", "numpy"})
 _TO_NUMBER = frozenset({"int", "float", "bool", "len"})
 _SIZES = frozenset({"shape", "size", "numel", "dim", "ndim", "dtype", "device"})
-_MAKERS = frozenset({"tensor", "as_tensor", "from_numpy", "zeros", "ones", "full", "arange", "empty"})
+_MAKERS = frozenset(
+    {"tensor", "as_tensor", "from_numpy", "zeros", "ones", "full", "arange", "empty"}
+)
 
 
 def divergence(call_a: Callable[[], Any], call_b: Callable[[], Any]) -> Statement | None:
@@ -57,16 +63,9 @@ class _Path:
         self._count = 0
 
     def follow(self, call: Callable[[], Any]) -> None:
-        before = sys.gettrace()
-        sys.settrace(self._enter)
-        try:
-            call()
-        except Exception:
-            pass  # what ran until then counts
-        finally:
-            sys.settrace(before)
+        _traced(call, self._enter)
 
-    def _enter(self, frame: types.FrameType, event: str, _: Any) -> Any:
+    def _enter(self, frame: types.FrameType, *_: Any) -> Any:
         if self._done or not is_user_file(frame.f_code.co_filename):
             return None
         frame.f_trace_opcodes = True
@@ -128,13 +127,18 @@ def suspects(call: Callable[[], Any], code: str = "") -> list[Statement]:
 def _lines_that_run(call: Callable[[], Any]) -> set[tuple[str, int]]:
     lines: set[tuple[str, int]] = set()
 
-    def step(frame: types.FrameType, event: str, _: Any) -> Any:
+    def step(frame: types.FrameType, *_: Any) -> Any:
         lines.add((frame.f_code.co_filename, frame.f_lineno))
         return step
 
-    def enter(frame: types.FrameType, event: str, _: Any) -> Any:
+    def enter(frame: types.FrameType, *_: Any) -> Any:
         return step if is_user_file(frame.f_code.co_filename) else None
 
+    _traced(call, enter)
+    return lines
+
+
+def _traced(call: Callable[[], Any], enter: Callable[..., Any]) -> None:
     before = sys.gettrace()
     sys.settrace(enter)
     try:
@@ -143,7 +147,6 @@ def _lines_that_run(call: Callable[[], Any]) -> set[tuple[str, int]]:
         pass  # what ran until then counts
     finally:
         sys.settrace(before)
-    return lines
 
 
 def _ranks(node: ast.AST, code: str) -> Iterator[int]:
@@ -162,12 +165,14 @@ def _ranks(node: ast.AST, code: str) -> Iterator[int]:
             yield 4
     elif isinstance(node, (ast.For, ast.ListComp, ast.GeneratorExp, ast.DictComp)):
         yield 3 if code == "sizes-differ" else 6
-    elif isinstance(node, (ast.If, ast.IfExp, ast.While)):
-        if any(getattr(part, "attr", "") in _SIZES for part in ast.walk(node.test)):
-            yield 1 if code in ("ranks-differ", "dtypes-differ") else 3
-    elif isinstance(node, ast.BinOp):
-        if any(getattr(part, "attr", "") in ("shape", "size") for part in ast.walk(node)):
-            yield 5
+    elif isinstance(node, (ast.If, ast.IfExp, ast.While)) and _names(node.test, _SIZES):
+        yield 1 if code in ("ranks-differ", "dtypes-differ") else 3
+    elif isinstance(node, ast.BinOp) and _names(node, frozenset({"shape", "size"})):
+        yield 5
+
+
+def _names(node: ast.AST, attributes: frozenset[str]) -> bool:
+    return any(getattr(part, "attr", "") in attributes for part in ast.walk(node))
 
 
 def _is_self_attribute(node: ast.AST) -> bool:
@@ -178,6 +183,26 @@ def _is_self_attribute(node: ast.AST) -> bool:
         and isinstance(node.value, ast.Name)
         and node.value.id == "self"
     )
+
+
+def first_write(call: Callable[[], Any], tensors: Sequence[torch.Tensor]) -> Statement | None:
+    """Return the statement that first writes into one of some tensors, or into a view of one."""
+    versions = [tensor._version for tensor in tensors]
+    found: list[tuple[str, int]] = []
+    last = ("", 0)
+
+    def step(frame: types.FrameType, *_: Any) -> Any:
+        nonlocal last
+        if not found and [tensor._version for tensor in tensors] != versions:
+            found.append(last)
+        last = frame.f_code.co_filename, frame.f_lineno
+        return step
+
+    def enter(frame: types.FrameType, *_: Any) -> Any:
+        return step if is_user_file(frame.f_code.co_filename) else None
+
+    _traced(call, enter)
+    return statement_at(*found[0]) if found else None
 
 
 def raised_explicitly(error: BaseException) -> Statement | None:

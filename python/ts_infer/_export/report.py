@@ -10,10 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-_SCRIPT = (
-    'script the part that holds it (method="auto" does it where it can; by hand: '
-    '@torch.jit.script on the function, and method="hybrid")'
-)
+_SCRIPT = 'script the part that holds it, as method="auto" does where it can'
 
 # What to do about each finding that `allow` can accept. The page findings.md tells more of each.
 ALLOWABLE: dict[str, str] = {
@@ -33,10 +30,13 @@ ALLOWABLE: dict[str, str] = {
     "dtypes-differ": "look for a dtype that became a constant (torch.zeros without dtype=x.dtype, "
     f"a branch on the dtype); {_SCRIPT}; or allow it if the dtype never changes: the runtime "
     "checks it.",
+    "lengths-differ": "a trace keeps the number of items that the example's lists and dicts had: "
+    f"{_SCRIPT}; or allow it if their number never changes.",
     "state-lost": "keep state in registered buffers that are changed in place, or pass it in and "
     f"return it; {_SCRIPT}.",
     "check-lost": f"{_SCRIPT}, or allow it if the caller checks this before.",
-    "graphs-differ": f"look for what depends on the input but is recorded as a constant; {_SCRIPT}.",
+    "graphs-differ": "look for what depends on the input but is recorded as a constant; "
+    f"{_SCRIPT}.",
     "device-baked": "make tensors with device=x.device, or register them as buffers.",
     "train-flag": "pass training=self.training, or use the module (nn.Dropout) instead of the "
     "function.",
@@ -70,6 +70,7 @@ MENDED_BY_SCRIPT: frozenset[str] = frozenset(
         "sizes-differ",
         "ranks-differ",
         "dtypes-differ",
+        "lengths-differ",
         "state-lost",
         "check-lost",
         "graphs-differ",
@@ -126,7 +127,11 @@ class Finding:
         if self.code in ALLOWABLE:
             advice += f' allow=["{self.code}"] accepts it.'
         advice = textwrap.fill(
-            f"What to do: {advice}", _WIDTH, initial_indent="  ", subsequent_indent="    "
+            f"What to do: {advice}",
+            _WIDTH,
+            initial_indent="  ",
+            subsequent_indent="    ",
+            break_on_hyphens=False,
         )
         return f"{self.headline()}\n{advice}"
 
@@ -272,14 +277,20 @@ class ExportReport:
         """Return the report as text: findings first, then what was done and seen."""
         by = f" by {self.method}" if self.method else ""
         lines = [f"{self.verb} of {self.name}{by}: {self._verdict()}"]
-        for i, finding in enumerate(self.findings):
-            # What to do is said once for findings of one kind in a row.
-            last = finding.advice not in [f.advice for f in self.findings[i + 1 : i + 2]]
-            lines.append(textwrap.indent(str(finding) if last else finding.headline(), "  "))
+        advised: set[Any] = set()
+        for finding in self.findings:
+            # What to do is said once for one line of code.
+            place = (finding.file, finding.line) if finding.file else finding.code
+            known = place in advised and finding.code in ALLOWABLE
+            lines.append(textwrap.indent(finding.headline() if known else str(finding), "  "))
+            advised.add(place)
         if self.findings:
             lines.append(f"  Each code is explained in {FINDINGS_PAGE}")
         if self.scripted and self.ok:
-            lines += ["", "scripted, the rest is traced:" if self.method == "hybrid" else "scripted:"]
+            lines += [
+                "",
+                "scripted, the rest is traced:" if self.method == "hybrid" else "scripted:",
+            ]
             lines += [f"  {part.name}: {part.reason}" for part in self.scripted]
         if len(self.attempts) > 1:
             lines += ["", "tried:", *(f"  {_attempt_line(a)}" for a in self.attempts)]
@@ -295,7 +306,8 @@ class ExportReport:
     def _verdict(self) -> str:
         failed = sum(not finding.allowed for finding in self.findings)
         if failed:
-            return f"refused, {failed} finding{'s' if failed > 1 else ''}"
+            verdict = "refused, " if self.verb == "export" else ""
+            return f"{verdict}{failed} finding{'s' if failed > 1 else ''}"
         if self.findings:
             return f"ok, {len(self.findings)} allowed"
         return "ok"
@@ -309,17 +321,17 @@ def _attempt_line(attempt: Attempt) -> str:
 
 def _table(probes: list[Probe]) -> list[str]:
     rows = [("probe", "outcome", "runs", "max abs diff", "time", "")]
-    for probe in probes:
-        rows.append(
-            (
-                probe.name,
-                probe.outcome,
-                str(probe.runs or "-"),
-                "-" if probe.max_abs_diff is None else f"{probe.max_abs_diff:.3g}",
-                f"{probe.seconds:.2f} s",
-                textwrap.shorten(probe.reason, _WIDTH - 44, placeholder=" …"),
-            )
+    rows += [
+        (
+            probe.name,
+            probe.outcome,
+            str(probe.runs or "-"),
+            "-" if probe.max_abs_diff is None else f"{probe.max_abs_diff:.3g}",
+            f"{probe.seconds:.2f} s",
+            textwrap.shorten(probe.reason, _WIDTH - 44, placeholder=" …"),
         )
+        for probe in probes
+    ]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         "  "

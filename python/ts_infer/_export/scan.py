@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ts_infer._export.source import Statement, statement_in_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # Operators that follow a flag, and the position of the flag among their inputs.
 _TRAIN_FLAGS = {
@@ -38,10 +40,14 @@ _VIEWS = re.compile(
     r"aten::(view|reshape|select|slice|narrow|unsqueeze|squeeze|transpose|t|permute|expand|flatten"
     r"|detach|alias|view_as|expand_as|diagonal|unflatten|contiguous|to|movedim)$"
 )
+# Namespaces that torch itself registers operators in.
 _KNOWN_NAMESPACES = frozenset(
-    {"aten", "prim", "prims", "quantized", "_quantized", "prepacked", "mkldnn", "mkldnn_prepacked",
-     "sparse", "profiler", "cuda", "fb", "static_runtime", "inductor", "onednn", "quantized_decomposed"}
-)  # fmt: skip
+    (
+        *("aten", "prim", "prims", "profiler", "sparse", "cuda", "fb", "inductor"),
+        *("quantized", "_quantized", "quantized_decomposed", "prepacked", "static_runtime"),
+        *("mkldnn", "mkldnn_prepacked", "onednn"),
+    )
+)
 _CUSTOM_CLASS = re.compile(r"__torch__\.torch\.classes\.[\w.]+")
 
 
@@ -96,7 +102,9 @@ def scan(exported: Any) -> Scan:
     graph = exported.inlined_graph
     found = Scan()
     inputs = list(graph.inputs())
-    found.dead_inputs = [value.debugName().split(".")[0] for value in inputs[1:] if not value.uses()]
+    found.dead_inputs = [
+        value.debugName().split(".")[0] for value in inputs[1:] if not value.uses()
+    ]
     operators: set[str] = set()
     classes: set[str] = set()
     for node in nodes_of(graph):

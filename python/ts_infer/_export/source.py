@@ -57,9 +57,9 @@ def torch_relative(filename: str) -> str:
     return "torch/" + Path(filename).resolve().relative_to(_TORCH_DIR).as_posix()
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def is_user_file(filename: str) -> bool:
-    """Whether a file is the user's or a package's: not torch's, NumPy's, Python's, the exporter's."""
+    """Whether a file is neither torch's, NumPy's, Python's nor the exporter's."""
     if filename.startswith("<") and not filename.startswith("<ipython"):
         return False
     if any(_is_within(filename, folder) for folder in (_TORCH_DIR, _OWN_DIR, _NUMPY_DIR)):

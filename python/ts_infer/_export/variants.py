@@ -43,6 +43,7 @@ def values(given: Example) -> list[Variant]:
     """
     changes: dict[str, _Change] = {
         "negated": lambda t: t if _is_discrete(t) else -t,
+        "normally distributed": _normal,
         "shuffled": _shuffled,
         "all positive": lambda t: t if _is_discrete(t) else t.abs(),
         "all negative": lambda t: t if _is_discrete(t) else -t.abs(),
@@ -132,11 +133,14 @@ def ranks(given: Example) -> list[Variant]:
     return _different(given, found)
 
 
-def dtypes(given: Example) -> list[Variant]:
-    """Return inputs of other dtypes of the same kind."""
+def dtypes(given: Example, other_kinds: bool) -> list[Variant]:
+    """Return inputs of other dtypes; of other kinds too (integers for numbers) where asked."""
 
     def cast(floating: torch.dtype) -> _Change:
         return lambda t: t.to(floating) if _is_floating(t) else t
+
+    def to_integer(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(torch.int64) if _is_floating(tensor) else tensor
 
     def cast_integer(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(torch.int32) if tensor.dtype is torch.int64 else tensor
@@ -146,7 +150,60 @@ def dtypes(given: Example) -> list[Variant]:
         for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16)
     ]
     found.append(_variant("int64 as int32", given, cast_integer))
+    if other_kinds:
+        found.append(_variant("floating point as int64", given, to_integer))
     return _different(given, found)
+
+
+def lengths(given: Example) -> list[Variant]:
+    """Return inputs with an item more and an item less in their lists and dicts."""
+    if not _has_container(given.values):
+        return []
+
+    def make(change: Callable[[Any], Any]) -> Callable[[], tuple[Any, ...]]:
+        return lambda: tuple(
+            _with_containers(value, change) for value in _apply(given, torch.Tensor.clone)
+        )
+
+    return [
+        Variant("an item more in each list and dict", make(_longer)),
+        Variant("an item less in each list and dict", make(_shorter)),
+    ]
+
+
+def _has_container(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return any(_has_container(item) for item in value)
+    return isinstance(value, (list, dict)) and len(value) > 0
+
+
+def _with_containers(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Rebuild nested containers with every list and dict changed, the inner ones first."""
+    if isinstance(value, tuple) and not hasattr(value, "_fields"):
+        return tuple(_with_containers(item, change) for item in value)
+    if isinstance(value, list) and value:
+        return change([_with_containers(item, change) for item in value])
+    if isinstance(value, dict) and value:
+        return change({key: _with_containers(item, change) for key, item in value.items()})
+    return value
+
+
+def _longer(container: Any) -> Any:
+    if isinstance(container, list):
+        return [*container, _copied(container[-1])]
+    key, value = list(container.items())[-1]
+    new = f"{key}_more" if isinstance(key, str) else max(container) + 1
+    return {**container, new: _copied(value)}
+
+
+def _shorter(container: Any) -> Any:
+    if isinstance(container, list):
+        return container[:-1]
+    return dict(list(container.items())[:-1])
+
+
+def _copied(value: Any) -> Any:
+    return map_tensors(value, lambda _, tensor: tensor.clone())
 
 
 def _variant(label: str, given: Example, change: _Change, only: Path | None = None) -> Variant:
@@ -194,10 +251,11 @@ def _is_floating(tensor: torch.Tensor) -> bool:
 
 
 def _is_discrete(tensor: torch.Tensor) -> bool:
-    """Whether a tensor holds indices, flags or a mask."""
+    """Whether a tensor holds indices, flags or a mask; all zeros or all ones are no mask."""
     if not _is_floating(tensor):
         return True
-    return bool(((tensor == 0) | (tensor == 1)).all())
+    zero, one = tensor == 0, tensor == 1
+    return bool((zero | one).all() and zero.any() and one.any())
 
 
 def _generator() -> torch.Generator:
@@ -212,7 +270,16 @@ def _shuffled(tensor: torch.Tensor) -> torch.Tensor:
 def _negated(tensor: torch.Tensor) -> torch.Tensor:
     if tensor.dtype is torch.bool:
         return ~tensor
-    return _shuffled(tensor) if _is_discrete(tensor) else -tensor
+    if not _is_discrete(tensor):
+        return -tensor
+    return 1 - tensor if _is_floating(tensor) else _shuffled(tensor)
+
+
+def _normal(tensor: torch.Tensor) -> torch.Tensor:
+    if _is_discrete(tensor):
+        return _shuffled(tensor)
+    drawn = torch.randn(tensor.shape, generator=_generator(), dtype=torch.float64)
+    return drawn.to(tensor.device, tensor.dtype)
 
 
 def _uniform(tensor: torch.Tensor) -> torch.Tensor:
@@ -231,5 +298,3 @@ def _filled(tensor: torch.Tensor, reduce: Callable[[torch.Tensor], torch.Tensor]
     if not tensor.numel() or tensor.is_complex():
         return tensor
     return reduce(tensor).expand(tensor.shape).clone()
-
-

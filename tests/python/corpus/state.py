@@ -240,7 +240,7 @@ def sequence(*shape):
 
 LENGTHS = [(rand(n, seed=n),) for n in (2, 6, 3, 6)]
 LENGTH = {"x": {0: Dim("length", min=1, max=8)}}
-LOST = ("state-lost", "python-state", "example-differs")
+LOST = ("state-lost", "python-state", "example-differs", "graphs-differ")
 
 CASES = [
     Case("call counter", CallCounter, (rand(3),), "scripted", sequence(3), "a number that grows"),
@@ -283,7 +283,7 @@ CASES = [
         "key value cache",
         KeyValueCache,
         (rand(3),),
-        "refused",
+        "right-or-refused",
         sequence(3),
         "a list that grows",
         codes=LOST,
@@ -319,7 +319,7 @@ CASES = [
         "dict memo",
         DictMemo,
         (rand(4),),
-        "refused",
+        "right-or-refused",
         LENGTHS,
         "a memo by length",
         LENGTH,

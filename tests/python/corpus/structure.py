@@ -185,7 +185,14 @@ class Concatenated(nn.Module):
 
 
 V = [rand(3, seed=s) for s in range(6)]
-DICT_CODES = ("structure-differs", "sizes-differ", "values-differ", "graphs-differ", "trace-failed")
+DICT_CODES = (
+    "structure-differs",
+    "sizes-differ",
+    "values-differ",
+    "graphs-differ",
+    "lengths-differ",
+    "trace-failed",
+)
 
 CASES = [
     Case(

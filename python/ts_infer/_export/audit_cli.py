@@ -1,0 +1,125 @@
+"""The command `ts_infer audit MODEL [--module PKG.MODULE:FACTORY]`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+import numpy as np
+import torch
+
+from ts_infer._export.cli import AUDIT_FAILED, USAGE_ERROR, UsageError, fail, options_of, write_json
+from ts_infer._export.report import ALLOWABLE
+
+_DESCRIPTION = """\
+Audit a TorchScript archive, whoever made it.
+
+With --module, the archive is compared with the module that it was made from, by every probe of
+`ts_infer export`. Without, it is looked at by itself: what its graph holds, whether it computes
+its golden sample, whether calls in a row agree, and which sizes it takes.
+
+exit status: 0 nothing found, 2 bad arguments, 6 there are findings, 1 anything else
+"""
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Add the `audit` verb to a parser's subparsers.
+
+    Args:
+        subparsers: What `argparse.ArgumentParser.add_subparsers` returned.
+
+    Returns:
+        The verb's parser.
+    """
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "audit",
+        help="compare an archive with its module, or look at it alone",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", metavar="MODEL", help="the archive")
+    parser.add_argument(
+        "--module",
+        metavar="PKG.MODULE:FACTORY",
+        help="what makes the module, as for `ts_infer export`",
+    )
+    parser.add_argument(
+        "--input",
+        metavar="NAME=FILE.npy",
+        action="append",
+        default=[],
+        help="an input of forward, or NAME=VALUE for a number; without --module",
+    )
+    parser.add_argument(
+        "--library",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="a shared library that registers custom operators or classes",
+    )
+    parser.add_argument(
+        "--audit", choices=("full", "fast"), default="full", help="how deep; default: full"
+    )
+    parser.add_argument(
+        "--allow",
+        metavar="CODE",
+        action="append",
+        default=[],
+        choices=tuple(ALLOWABLE),
+        help="accept findings with this code",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the report as JSON (- for stdout)")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _read_input(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"--input: expected NAME=FILE.npy or NAME=VALUE, got {text}")
+    if value.endswith(".npy"):
+        return name, torch.from_numpy(np.load(value))
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the verb.
+
+    Args:
+        args: Parsed by the parser of `add_parser`.
+
+    Returns:
+        The exit status.
+    """
+    try:
+        from ts_infer._export.archive_audit import audit
+        from ts_infer._export.capture import watch_warnings
+
+        load_library: Any = torch.ops.load_library
+        for library in args.library:
+            load_library(library)
+        given: dict[str, Any] = {"allow": args.allow}
+        if args.module:
+            with watch_warnings():
+                options = options_of(args.module)
+            for name in ("module", "example_inputs", "dynamic_shapes", "preserved_methods"):
+                if name in options:
+                    given[name] = options[name]
+        elif args.input:
+            given["example_inputs"] = dict(map(_read_input, args.input))
+        report = audit(args.model, level=args.audit, **given)
+    except UsageError as error:
+        return fail(f"[audit] {args.module or args.model}: {error}", USAGE_ERROR)
+    except Exception as error:
+        message = str(error) or type(error).__name__
+        if not message.startswith("[audit]"):
+            message = f"[audit] {args.model}: {type(error).__name__}: {message}"
+        return fail(message, 1)
+    write_json(report, args.json)
+    if args.json != "-":
+        print(report)
+    return 0 if report.ok else AUDIT_FAILED
