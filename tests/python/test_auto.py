@@ -40,7 +40,7 @@ class Mixed(nn.Module):
     def forward(self, x):  # type: ignore[no-untyped-def]
         kept = []
         for row in x:
-            kept.append(row.sum() if row.sum() > 0 else 0)
+            kept.append(row.sum() if row.sum() > 0 else 0)  # noqa: PERF401
         return x * len(kept) + kept[0]
 
 
@@ -82,7 +82,7 @@ def test_densetnt_is_exported_without_a_hand_edit(
     """Its scripted functions are replaced by plain ones without annotations."""
     for name in ("get_goal_2D", choose_goals):
         monkeypatch.setattr(goals, name, getattr(unannotated, name))
-    config = densetnt.DenseTNTConfig(goal_head=head)  # type: ignore[arg-type]
+    config = densetnt.DenseTNTConfig(goal_head=head)
     spec = densetnt.export_spec(config=config)
     report = ts_infer.export(**{**spec, "method": "auto", "audit": "fast"}, path=path)
     assert {part.name for part in report.scripted} == {"get_goal_2D", choose_goals}

@@ -9,6 +9,7 @@ from corpus import (
     loops,
     numbers,
     randomness,
+    rare,
     sizes,
     state,
     structure,
@@ -26,6 +27,7 @@ TOPICS = (
     helpers,
     randomness,
     inputs,
+    rare,
     fine,
 )
 CASES: list[Case] = [case for topic in TOPICS for case in topic.CASES]

@@ -48,7 +48,7 @@ def mistake(
     return None
 
 
-def check_export(case: Case, path: Path, **options: Any) -> None:
+def check_export(case: Case, path: Path) -> None:
     """Export a case with method="auto": it must be right on every probe, or refused."""
     module = case.build()
     refusal = None
@@ -60,7 +60,6 @@ def check_export(case: Case, path: Path, **options: Any) -> None:
             method="auto",
             audit="full",
             dynamic_shapes=case.dynamic_shapes,
-            **options,
         )
     except ExportError as error:
         refusal = error
