@@ -876,3 +876,12 @@ def test_missing_model_error_is_a_file_not_found_error_with_a_plain_message() ->
     assert str(error) == "[load] gate.pt: no such file"
     assert issubclass(_errors.InputError, ValueError)
     assert issubclass(_errors.ExportError, RuntimeError)
+
+
+def test_same_module_gives_the_same_bytes(tmp_path: Path) -> None:
+    reports = [
+        export(HybridGate().eval(), torch.ones(2, 3), tmp_path / f"{i}.pt", name="gate", method=m)
+        for i, m in enumerate(["hybrid", "hybrid", "script", "script"])
+    ]
+    hashes = [report.sha256 for report in reports]
+    assert hashes[0] == hashes[1] != hashes[2] == hashes[3]

@@ -334,7 +334,8 @@ def _sizes(
         try:
             _call(exported, variant.make())
         except Exception as error:
-            run.outcome, run.reason = "refused", essence(error)
+            run.outcome, run.refused_by = "refused", "the exported model"
+            run.reason = essence(error)
             text = f"the manifest declares it, the model raises {essence(error)}"
             emit(Finding("sizes-differ", f"on {variant.label}: {text}", inputs=variant.label))
         emit(run)
@@ -350,7 +351,8 @@ def _sizes(
             try:
                 _call(exported, alone.resize(example, {"size": size + 1}))
             except Exception as error:
-                run.outcome, run.reason = "refused", essence(error)
+                run.outcome, run.refused_by = "refused", "the exported model"
+                run.reason = essence(error)
                 fixed.append(f"{example.label(path)} dim {axis} = {size}")
             emit(run)
     if fixed:

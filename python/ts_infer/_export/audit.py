@@ -129,7 +129,7 @@ class Audit:
                 lambda: self._compare("ranks", variants.ranks(example)),
                 # What was scripted has the types that it was seen to take.
                 lambda: self._compare("dtypes", variants.dtypes(example, self._traced)),
-                lambda: self._compare("lengths", variants.lengths(example)),
+                lambda: self._compare("lengths", variants.lengths(example, self._eager.asked_keys)),
                 self._meta,
             ]
         elif self._level == "fast":
@@ -270,10 +270,10 @@ class Audit:
     def _close(self, probe: Probe, skipped: Sequence[str]) -> None:
         refused = [r for r in self.result.runs if r.probe == probe.name and r.outcome == "refused"]
         reasons = list(skipped)
-        if refused:
-            reasons.append(
-                f"{len(refused)} refused by the module ({refused[0].inputs}: {refused[0].reason})"
-            )
+        for who in ("the module", "the exported model"):
+            its = [run for run in refused if run.refused_by == who]
+            if its:
+                reasons.append(f"{len(its)} refused by {who} ({its[0].inputs}: {its[0].reason})")
         probe.reason = "; ".join(reasons)
         if any(f.probe == probe.name for f in self.result.findings):
             probe.outcome = "found"
@@ -368,14 +368,15 @@ def eager_findings(eager: Eager, traced: bool) -> tuple[list[Finding], list[str]
         if source == "torch":
             notes.append("the module draws random numbers: its outputs follow torch's seed")
         else:
-            findings.append(
-                Finding(
-                    "python-random",
-                    f"forward draws from {'NumPy' if source == 'numpy' else 'Python'}'s random "
-                    "numbers: an export keeps one draw.",
-                    probe="module",
-                )
+            finding = Finding(
+                "python-random",
+                f"forward draws from {'NumPy' if source == 'numpy' else 'Python'}'s random "
+                "numbers: an export keeps one draw.",
+                probe="module",
             )
+            if eager.draws_at is not None:
+                place(finding, eager.draws_at)
+            findings.append(finding)
     findings += [
         Finding(
             "python-state",

@@ -20,7 +20,7 @@ from ts_infer._export import conversions
 from ts_infer._export.arguments import Example, map_tensors
 from ts_infer._export.conversions import Conversion, watch_conversions
 from ts_infer._export.report import Finding
-from ts_infer._export.scripting import ScriptingError, give_types, script_units
+from ts_infer._export.scripting import ScriptingError, give_types, keep_state, script_units
 from ts_infer._export.source import (
     Statement,
     is_torch_file,
@@ -180,6 +180,7 @@ class Plan:
         preserved_methods: Methods other than forward to keep.
         units: The parts to script before tracing; only in a process of its own, since scripting
             them changes classes and functions.
+        stateful: Whether calls change tensors of the module.
         observation: What the parts were seen to take; needed where there are units, or where
             observed types are to stand in for annotations that are missing.
     """
@@ -188,6 +189,7 @@ class Plan:
     preserved_methods: tuple[str, ...] = ()
     units: tuple[Unit, ...] = ()
     observation: Observation | None = None
+    stateful: bool = False
 
 
 def capture(module: nn.Module, example: Example, plan: Plan) -> Captured:
@@ -220,7 +222,7 @@ def capture(module: nn.Module, example: Example, plan: Plan) -> Captured:
         elif plan.method == "script":
             captured = _script(work)
         else:
-            captured = _trace(work, example, hybrid=plan.method == "hybrid")
+            captured = _trace(work, example, plan)
             _restore_tensors(pairs)
     _freeze(captured, names)
     return captured
@@ -254,7 +256,7 @@ def retrace(module: nn.Module, example: Example, plan: Plan, values: Sequence[An
     """Trace a fresh copy on other inputs, for comparison; not frozen."""
     work, _ = clone_module(module)
     _prepare_for_compiler(work, plan.preserved_methods)
-    return _trace(_script_parts(work, plan), example.with_values(values), hybrid=False)
+    return _trace(_script_parts(work, plan), example.with_values(values), plan)
 
 
 def _prepare_for_compiler(work: Any, names: Sequence[str]) -> None:
@@ -321,7 +323,7 @@ def _script(work: Any) -> Captured:
         ) from error
 
 
-def _trace(work: Any, example: Example, hybrid: bool) -> Captured:
+def _trace(work: Any, example: Example, plan: Plan) -> Captured:
     dropped = _fixed_arguments(example)
     keyword_only = [n for n in example.names if n in example.keyword_only and n not in dropped]
     if keyword_only:
@@ -340,13 +342,17 @@ def _trace(work: Any, example: Example, hybrid: bool) -> Captured:
     given: dict[str, Any] = {"example_inputs": tuple(values)}
     if not example.variadic and names != list(example.parameters[: len(names)]):
         given = {"example_kwarg_inputs": dict(zip(names, values, strict=True))}
-    state = _script_state(work)
+    restore = keep_state(work)
     try:
-        with torch.no_grad(), watch_warnings() as events, watch_conversions() as converted:
+        with (
+            torch.no_grad(),
+            watch_warnings() as events,
+            watch_conversions(plan.stateful) as converted,
+        ):
             traced = _jit.trace(work, **given, strict=False, check_trace=False)
     except Exception as error:
         raise CaptureError(_failure("trace-failed", error, _trace_advice(str(error)))) from error
-    _restore_script_state(state)
+    restore()
     captured = Captured(traced, tuple(dropped), traced=traced)
     for conversion in converted:
         place = conversion.file, _statement_line(conversion.file, conversion.line)
@@ -360,7 +366,7 @@ def _trace(work: Any, example: Example, hybrid: bool) -> Captured:
     scripted = _scripted_parts(traced, work)
     if scripted:
         captured.notes.append(f"scripted parts in the trace: {', '.join(scripted)}")
-    elif hybrid:
+    elif plan.method == "hybrid":
         captured.notes.append(
             "the trace called nothing that is scripted: hybrid is the same as trace here; put "
             "@torch.jit.script on the functions whose control flow must be kept"
@@ -404,31 +410,6 @@ def _restore_tensors(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None
                 copied.copy_(original)
 
 
-def _script_state(work: nn.Module) -> list[tuple[Any, str, Any, Any]]:
-    """Return the attributes of scripted parts: the part, name, value, and a copy of the value."""
-    memo: dict[int, Any] = {}
-    found = []
-    for child in work.modules():
-        if not isinstance(child, torch.jit.ScriptModule):
-            continue
-        part: Any = child
-        for name in part._concrete_type.get_attributes():
-            value = part._c.getattr(name)
-            found.append((part, name, value, copy.deepcopy(value, memo)))
-    return found
-
-
-def _restore_script_state(state: Sequence[tuple[Any, str, Any, Any]]) -> None:
-    with torch.no_grad():
-        for part, name, value, saved in state:
-            if not isinstance(value, torch.Tensor):
-                part._c.setattr(name, saved)
-            elif value.shape != saved.shape or not torch.equal(value, saved):
-                # In place: a tensor may be shared with other parts.
-                value.set_(saved)
-                part._c.setattr(name, value)
-
-
 def _sort_events(captured: Captured, events: Sequence[TracerEvent]) -> None:
     inside: dict[str, None] = {}
     seen: set[tuple[str, int, str]] = set()
@@ -442,22 +423,23 @@ def _sort_events(captured: Captured, events: Sequence[TracerEvent]) -> None:
         if (statement.file, statement.line, message) in seen:
             continue
         seen.add((statement.file, statement.line, message))
-        if statement.is_guard:
-            # Whether it ever fires is for the differential probes to find.
+        taken = captured.conversions.get((statement.file, statement.line), [])
+        by_size = bool(taken) and all(conversion.by_size for conversion in taken)
+        if statement.is_guard and by_size:
+            # Whether a declared size makes it raise is for the differential probes to find.
             captured.notes.append(
                 f"{statement.file}:{statement.line}: `{statement.text}`: tracing drops this check"
             )
             continue
         finding = Finding(
-            "tracer-warning",
-            message,
+            "check-lost" if statement.is_guard else "tracer-warning",
+            "tracing drops this check." if statement.is_guard else message,
             file=statement.file,
             line=statement.line,
             source=statement.text,
             probe="trace",
         )
-        taken = captured.conversions.get((statement.file, statement.line), [])
-        if "registered as constants" in event.text or (taken and all(c.by_size for c in taken)):
+        if "registered as constants" in event.text or by_size:
             captured.doubts.append(finding)
         else:
             captured.findings.append(finding)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ts_infer._export.scan import is_random
 from ts_infer._export.source import is_user_file
 
 if TYPE_CHECKING:
@@ -46,8 +47,12 @@ class Conversion:
 
 
 @contextmanager
-def watch_conversions() -> Iterator[list[Conversion]]:
+def watch_conversions(stateful: bool) -> Iterator[list[Conversion]]:
     """Note every conversion of a traced tensor in a block.
+
+    Args:
+        stateful: Whether calls change tensors of the module: then a tensor that the trace takes
+            for a constant may be state.
 
     Yields:
         The conversions of the block so far.
@@ -55,7 +60,7 @@ def watch_conversions() -> Iterator[list[Conversion]]:
     found: list[Conversion] = []
     originals = {name: getattr(torch.Tensor, name) for name in (*_NUMBERS, *_LENGTHS)}
     for name, original in originals.items():
-        setattr(torch.Tensor, name, _watching(original, name in _LENGTHS, found))
+        setattr(torch.Tensor, name, _watching(original, name in _LENGTHS, stateful, found))
     try:
         yield found
     finally:
@@ -64,7 +69,7 @@ def watch_conversions() -> Iterator[list[Conversion]]:
 
 
 def _watching(
-    original: Callable[..., Any], is_length: bool, found: list[Conversion]
+    original: Callable[..., Any], is_length: bool, stateful: bool, found: list[Conversion]
 ) -> Callable[..., Any]:
     def convert(self: torch.Tensor, *args: Any) -> Any:
         result = original(self, *args)
@@ -72,7 +77,7 @@ def _watching(
             frame = _user_frame()
             if frame is not None:
                 value = self.shape[:1] if is_length else result
-                by_size = is_length or _depends_on_sizes_only(self)
+                by_size = is_length or _depends_on_sizes_only(self, stateful)
                 file, line = frame.f_code.co_filename, frame.f_lineno
                 found.append(Conversion(file, line, by_size, repr(value)))
         return result
@@ -87,7 +92,7 @@ def _user_frame() -> types.FrameType | None:
     return frame
 
 
-def _depends_on_sizes_only(tensor: torch.Tensor) -> bool:
+def _depends_on_sizes_only(tensor: torch.Tensor, stateful: bool) -> bool:
     try:
         left = [_C._get_value_trace(tensor)]
     except RuntimeError:
@@ -101,7 +106,9 @@ def _depends_on_sizes_only(tensor: torch.Tensor) -> bool:
         node = value.node()
         if node.kind() in _PROPERTIES:
             continue
-        if node.kind() in ("prim::Param", "prim::GetAttr"):
+        if node.kind() in ("prim::Param", "prim::GetAttr") or is_random(node.kind()):
+            return False
+        if stateful and node.kind() == "prim::Constant" and value.type().kind() != "IntType":
             return False
         left += node.inputs()
     return True

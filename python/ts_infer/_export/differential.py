@@ -159,7 +159,8 @@ def _compare(pair: _Pair, probe: str, variant: Variant, calls: int, emit: Emit) 
         except Exception as error:
             text = f"the module runs, the exported model raises {essence(error)}"
             if probe in _CHECKED_BY_RUNTIME:
-                run.outcome, run.reason = "refused", text
+                run.outcome, run.refused_by = "refused", "the exported model"
+                run.reason = essence(error)
             else:
                 _found(compared, CODES[probe], text, where)
                 if "Expected a value of type 'Tensor" in text and compared.finding is not None:
@@ -210,7 +211,7 @@ def _refused(
     pair: _Pair, variant: Variant, compared: Compared, error: Exception, where: str
 ) -> None:
     run = compared.run
-    run.outcome, run.reason = "refused", essence(error)
+    run.outcome, run.refused_by, run.reason = "refused", "the module", essence(error)
     statement = raised_explicitly(error)
     if run.probe in _CHECKED_BY_RUNTIME or (statement is None and run.probe != "sizes"):
         return

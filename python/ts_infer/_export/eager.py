@@ -25,7 +25,7 @@ from ts_infer._export import manifest, variants
 from ts_infer._export.arguments import tensors_of
 from ts_infer._export.capture import clone_module, eager_failure
 from ts_infer._export.compare import leaves
-from ts_infer._export.locate import first_write
+from ts_infer._export.locate import first_change, first_write
 from ts_infer._export.observe import Observation, observe
 from ts_infer._export.source import Statement, is_user_file
 
@@ -65,6 +65,8 @@ class Eager:
         mutated: Inputs that it writes into.
         mutated_at: The first statement that does.
         draws: Where it draws random numbers: "torch", "random", "numpy".
+        draws_at: The first statement that draws from Python's or NumPy's random numbers.
+        asked_keys: Keys that it asked the example's dicts for in vain.
         used_arguments: Arguments that forward's source uses.
         observation: Which functions ran, on what types; None for a scripted module.
         warnings: What the first call warned of: text, category, file and line.
@@ -80,6 +82,8 @@ class Eager:
     mutated: list[str] = field(default_factory=list)
     mutated_at: Statement | None = None
     draws: list[str] = field(default_factory=list)
+    draws_at: Statement | None = None
+    asked_keys: list[str] = field(default_factory=list)
     used_arguments: list[str] = field(default_factory=list)
     observation: Observation | None = None
     warnings: list[tuple[str, type[Warning], str, int]] = field(default_factory=list)
@@ -159,7 +163,13 @@ def watch_eager(module: nn.Module, example: Example, calls: int) -> Eager:
     found.results = [[leaf for _, leaf in leaves(result)] for result in results]
     found.used_arguments = _used_arguments(module)
     found.output_names = manifest.default_output_names(results[0])
-    found.draws += [name for name, state in _random_states().items() if state != draws[name]]
+    drawn = [name for name, state in _random_states().items() if state != draws[name]]
+    if drawn:
+        found.draws += drawn
+        other, _ = clone_module(module)
+        found.draws_at = first_change(lambda: _call(other, example, given()), _random_states)
+    if calls > 2:
+        found.asked_keys = _asked_keys(module, example)
     after = _tensors(copied)
     found.state = [name for name, value in after.items() if before.get(name, value) != value]
     _sort_python_state(found, copied, histories)
@@ -169,6 +179,44 @@ def watch_eager(module: nn.Module, example: Example, calls: int) -> Eager:
 def _call(module: nn.Module, example: Example, values: tuple[Any, ...]) -> None:
     with torch.no_grad(), fixed_seed():
         example.call(module, values)
+
+
+class _Asked(dict[Any, Any]):
+    """A dict that notes the keys that it does not have and is asked for."""
+
+    asked: dict[str, None]
+
+    def __init__(self, given: dict[Any, Any], asked: dict[str, None]) -> None:
+        super().__init__(given)
+        self.asked = asked
+
+    def _note(self, key: Any) -> None:
+        if isinstance(key, str) and not dict.__contains__(self, key):
+            self.asked[key] = None
+
+    def __contains__(self, key: Any) -> bool:
+        self._note(key)
+        return super().__contains__(key)
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        self._note(key)
+        return super().get(key, default)
+
+    def __missing__(self, key: Any) -> Any:
+        self._note(key)
+        raise KeyError(key)
+
+
+def _asked_keys(module: nn.Module, example: Example) -> list[str]:
+    asked: dict[str, None] = {}
+    values = tuple(
+        _Asked(value, asked) if isinstance(value, dict) else value
+        for value in variants.example(example).make()
+    )
+    if any(isinstance(value, _Asked) for value in values):
+        other, _ = clone_module(module)
+        _ignore_errors(lambda: _call(other, example, values))
+    return list(asked)
 
 
 def _used_arguments(module: nn.Module) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -289,6 +289,7 @@ class _Job:
         return Plan("hybrid", self.preserved, tuple(wanted), observation)
 
     def _try(self, plan: Plan, stop_at_first: bool) -> _Candidate:
+        plan = replace(plan, stateful=bool(self.eager.state or self.eager.python_state))
         candidate = _Candidate(plan, self.folder / "model.pt")
         level = self.report.audit
         others = []
@@ -331,7 +332,7 @@ class _Job:
             self.example,
             built.dropped,
             self.preserved,
-            stateful=bool(self.eager.state or self.eager.python_state),
+            stateful=plan.stateful,
         )
         audit = Audit(
             subject,
@@ -409,7 +410,25 @@ class _Job:
         warmup: list[dict[str, list[int]]] | None,
     ) -> None:
         """Add the manifest and the golden sample to what was audited, which stays as it is."""
-        report = self.report
+        # Opening the archive names classes process-wide, so it is not opened here.
+        outcome = self._run(lambda emit: emit(self._extra_files(chosen, output_names, warmup)))
+        if outcome.failure:
+            raise Error(
+                f"[export] {self.report.name}: the manifest cannot be made: {outcome.failure}; "
+                "please report this"
+            )
+        files, notes = outcome.messages[0]
+        self.report.notes += notes
+        manifest.add_files(chosen.archive, files)
+
+    def _extra_files(
+        self,
+        chosen: _Candidate,
+        output_names: Sequence[str] | None,
+        warmup: list[dict[str, list[int]]] | None,
+    ) -> tuple[dict[str, bytes], list[str]]:
+        """Make the extra files of the archive, and notes on what could not go into them."""
+        notes: list[str] = []
         exported = _jit_load(chosen.archive)
         if warmup is None:
             refused = [run.sizes for run in chosen.audit.runs if run.outcome == "refused"]
@@ -417,8 +436,8 @@ class _Job:
                 self.example, chosen.built.dropped, self.dynamic, refused
             )
         document = manifest.build(
-            name=report.name,
-            method=report.method,
+            name=self.report.name,
+            method=self.report.method,
             exported=exported,
             example=self.example,
             shapes=self.dynamic,
@@ -428,21 +447,26 @@ class _Job:
             warmup_shapes=warmup,
         )
         if "outputs" not in document:
-            report.notes.append(
+            notes.append(
                 "the number of outputs depends on the input's size: the manifest does not list them"
             )
         found = scan(exported)
-        needed = needed_libraries(found.custom_operators, found.custom_classes)
-        document |= manifest.provenance(report, self.eager.state, needed)
-        extra: dict[str, bytes] = {}
+        libraries, unknown = needed_libraries(found.custom_operators, found.custom_classes)
+        if unknown:
+            notes.append(
+                f"no loaded library registers {', '.join(unknown)}: load it by "
+                "torch.ops.load_library before the export, so that the manifest can name it"
+            )
+        document |= manifest.provenance(self.report, self.eager.state, libraries)
+        files: dict[str, bytes] = {}
         sample, reason = golden.sample(exported, self.example, self.eager)
         if sample is None:
-            report.notes.append(f"no golden sample: {reason}")
+            notes.append(f"no golden sample: {reason}")
         else:
             document["golden"] = golden.describe(self.eager)
-            extra[golden.GOLDEN_PATH] = sample
-        extra[manifest.MANIFEST_PATH] = manifest.to_json(document).encode()
-        manifest.add_files(chosen.archive, extra)
+            files[golden.GOLDEN_PATH] = sample
+        files[manifest.MANIFEST_PATH] = manifest.to_json(document).encode()
+        return files, notes
 
     def _run(self, task: Any, budget_s: float | None = None) -> isolation.Outcome:
         return isolation.run(task, budget_s=budget_s, fork=self.fork)

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 _CLASS_PREFIX = "__torch__.torch.classes."
 
 
-def needed_libraries(operators: Iterable[str], classes: Iterable[str]) -> list[dict[str, Any]]:
+def needed_libraries(
+    operators: Iterable[str], classes: Iterable[str]
+) -> tuple[list[dict[str, Any]], list[str]]:
     """Find the loaded libraries that register operators and classes.
 
     Torch does not note which library registered what, so the libraries that
@@ -24,10 +26,11 @@ def needed_libraries(operators: Iterable[str], classes: Iterable[str]) -> list[d
         classes: Custom classes, such as `"__torch__.torch.classes.mine.Stack"`.
 
     Returns:
-        For each library its file name, and what it registers; an empty file name for what no
-        loaded library registers.
+        For each library its file name and what it registers; and the names that no loaded
+        library registers.
     """
     found: dict[str, dict[str, Any]] = {}
+    unknown: list[str] = []
     contents = {path: Path(path).read_bytes() for path in sorted(torch.ops.loaded_libraries)}
     wanted = [(name, "operators", name.split("::")) for name in operators]
     wanted += [(name, "classes", name.removeprefix(_CLASS_PREFIX).split(".")) for name in classes]
@@ -35,7 +38,10 @@ def needed_libraries(operators: Iterable[str], classes: Iterable[str]) -> list[d
         holders = (
             path for path, data in contents.items() if all(part.encode() in data for part in parts)
         )
-        file = next(holders, "")
+        file = next(holders, None)
+        if file is None:
+            unknown.append(name)
+            continue
         entry = found.setdefault(file, {"file": Path(file).name, "operators": [], "classes": []})
         entry[kind].append(name)
-    return list(found.values())
+    return list(found.values()), unknown

@@ -158,8 +158,9 @@ class Run:
         calls: How many calls in a row were compared.
         max_abs_diff: Largest absolute difference of any output element; `inf` where one side
             is NaN or infinite and the other is not, None where nothing could be compared.
-        outcome: `"equal"`, `"differs"` or `"refused"` (the module itself raises).
-        reason: Why the module refuses.
+        outcome: `"equal"`, `"differs"` or `"refused"`.
+        refused_by: `"the module"`, or `"the exported model"` where that is no loss.
+        reason: Why it is refused.
     """
 
     probe: str
@@ -168,6 +169,7 @@ class Run:
     calls: int = 0
     max_abs_diff: float | None = None
     outcome: str = "equal"
+    refused_by: str = ""
     reason: str = ""
 
 

@@ -165,20 +165,23 @@ def keep_state(module: nn.Module) -> Callable[[], None]:
         A function that puts them back as they are now.
     """
     memo: dict[int, Any] = {}
-    kept: list[tuple[Any, str, Any]] = []
-    for part in module.modules():
-        if isinstance(part, torch.jit.ScriptModule):
-            parameters = dict(part.named_parameters(recurse=False))
-            script: Any = part
-            kept += [
-                (script._c, name, copy.deepcopy(script._c.getattr(name), memo))
-                for name in script._concrete_type.get_attributes()
-                if name not in parameters
-            ]
+    kept: list[tuple[Any, str, Any, Any]] = []
+    for child in module.modules():
+        if isinstance(child, torch.jit.ScriptModule):
+            part: Any = child
+            for name in part._concrete_type.get_attributes():
+                value = part._c.getattr(name)
+                kept.append((part._c, name, value, copy.deepcopy(value, memo)))
 
     def restore() -> None:
-        for part, name, value in kept:
-            part.setattr(name, value)
+        with torch.no_grad():
+            for part, name, value, saved in kept:
+                if not isinstance(value, torch.Tensor):
+                    part.setattr(name, saved)
+                elif value.shape != saved.shape or not torch.equal(value, saved):
+                    # In place: other parts may share the tensor.
+                    value.set_(saved)
+                    part.setattr(name, value)
 
     return restore
 

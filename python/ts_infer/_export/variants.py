@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,8 +155,13 @@ def dtypes(given: Example, other_kinds: bool) -> list[Variant]:
     return _different(given, found)
 
 
-def lengths(given: Example) -> list[Variant]:
-    """Return inputs with an item more and an item less in their lists and dicts."""
+def lengths(given: Example, keys: Sequence[str] = ()) -> list[Variant]:
+    """Return inputs with an item more and an item less in their lists and dicts.
+
+    Args:
+        given: The example inputs.
+        keys: Keys that are worth adding to dicts that do not have them.
+    """
     if not _has_container(given.values):
         return []
 
@@ -165,9 +170,18 @@ def lengths(given: Example) -> list[Variant]:
             _with_containers(value, change) for value in _apply(given, torch.Tensor.clone)
         )
 
+    def with_key(key: str) -> Callable[[Any], Any]:
+        def change(container: Any) -> Any:
+            if isinstance(container, list) or key in container:
+                return container
+            return {**container, key: _copied(next(reversed(container.values())))}
+
+        return change
+
     return [
         Variant("an item more in each list and dict", make(_longer)),
         Variant("an item less in each list and dict", make(_shorter)),
+        *(Variant(f"the key {key!r} in each dict", make(with_key(key))) for key in keys),
     ]
 
 
