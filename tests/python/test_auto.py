@@ -34,14 +34,15 @@ class CountsInNumPy(nn.Module):
         return x * float(np.count_nonzero(values > 0))
 
 
-class Mixed(nn.Module):
-    """A list that TorchScript cannot type."""
+class RareList(nn.Module):
+    """A list that stays empty on the example."""
 
     def forward(self, x):  # type: ignore[no-untyped-def]
         kept = []
-        for row in x:
-            kept.append(row.sum() if row.sum() > 0 else 0)  # noqa: PERF401
-        return x * len(kept) + kept[0]
+        for i in range(x.shape[0]):
+            if x[i].sum() > 100:
+                kept.append(i)  # noqa: PERF401
+        return x * len(kept)
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def test_my_cell_is_exported_with_its_gate_scripted(path: Path) -> None:
     assert "dg: tracer-warning at decision_gate.py" in str(report)
     exported, model = jit_load(str(path)), runtime.load(path, device="cpu")
     for scale in (-20.0, 20.0, float("nan")):
-        x, h = decision_gate.example_inputs(5, seed=1)
+        x, h = decision_gate.example_inputs(3, seed=1)
         for actual in (exported(scale * x, h), model(scale * x, h)):
             torch.testing.assert_close(actual, cell(scale * x, h), rtol=0, atol=0, equal_nan=True)
 
@@ -83,7 +84,7 @@ def test_densetnt_is_exported_without_a_hand_edit(
     for name in ("get_goal_2D", choose_goals):
         monkeypatch.setattr(goals, name, getattr(unannotated, name))
     config = densetnt.DenseTNTConfig(goal_head=head)
-    spec = densetnt.export_spec(config=config)
+    spec = {**densetnt.export_spec(), "module": densetnt.make(config=config)}
     report = ts_infer.export(**{**spec, "method": "auto", "audit": "fast"}, path=path)
     assert {part.name for part in report.scripted} == {"get_goal_2D", choose_goals}
     exported, eager = jit_load(str(path)), densetnt.make(config=config)
@@ -123,12 +124,12 @@ def test_refusal_names_what_a_trace_loses_and_why_scripting_failed(path: Path) -
 
 def test_advice_is_the_line_to_write(path: Path) -> None:
     with pytest.raises(ts_infer.ExportError) as caught:
-        ts_infer.export(Mixed().eval(), torch.randn(2, 3), path)
+        ts_infer.export(RareList().eval(), torch.randn(3, 2), path)
     assert caught.value.report is not None
     failed = caught.value.report.findings[-1]
     assert failed.code == "script-failed"
-    assert "kept" in failed.advice
-    assert failed.file == __file__
+    assert failed.advice == "write kept: List[int] = []."
+    assert (failed.file, failed.source) == (__file__, "kept = []")
 
 
 _SCRIPT = """
