@@ -121,7 +121,7 @@ void bench(const BenchArguments& arguments) {
     options.on_timing = [](const Timing& timing) { std::cerr << timing.log_line() + '\n'; };
   }
   Model model = Model::load(arguments.common.model, options);
-  const Inputs inputs = gather_inputs(model, arguments.common.inputs);
+  const Inputs inputs = gather_inputs(model, arguments.inputs);
   if (!inputs.kwargs.empty()) {
     throw InputError("[input] " + model.info().name + ": '" + inputs.kwargs.begin()->first +
                      "' comes after an input that is left out: expected every input before it; "
@@ -134,7 +134,7 @@ void bench(const BenchArguments& arguments) {
   benchmark_options.skip = arguments.skip;
   benchmark_options.concurrency = arguments.concurrency;
   benchmark_options.rate_qps = arguments.rate_qps;
-  benchmark_options.seed = arguments.common.inputs.seed;
+  benchmark_options.seed = arguments.inputs.seed;
   BenchmarkResult result;
   {
     const NoteSignals note;
@@ -154,7 +154,8 @@ void bench(const BenchArguments& arguments) {
                {"inputs", inputs.description},
                {"interrupted", noted_signal() != 0},
                {"results", results_json(result)}};
-  json["options"].update({{"concurrency", arguments.concurrency},
+  json["options"].update({{"seed", arguments.inputs.seed},
+                          {"concurrency", arguments.concurrency},
                           {"rate_qps", arguments.rate_qps > 0 ? Json(arguments.rate_qps) : Json()},
                           {"skip", arguments.skip},
                           {"duration_s", arguments.duration_s}});

@@ -2,25 +2,27 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "inputs.h"
 #include "ts_infer/model.h"
 
 namespace ts_infer::cli {
 
-/// What run and bench share.
+/// What run, bench and verify share.
 struct ModelArguments {
   std::string model;
   std::string device = "auto";
   std::string executor = "legacy";
   int intra_op_threads = 0;
   bool no_optimize = false;
-  InputArguments inputs;
+  std::vector<std::string> libraries;
   std::string json;  // "": none, "-": stdout
 };
 
 struct RunArguments {
   ModelArguments common;
+  InputArguments inputs;
   std::string output_dir;
   std::int64_t iterations = 1;
   bool quiet = false;
@@ -28,11 +30,17 @@ struct RunArguments {
 
 struct BenchArguments {
   ModelArguments common;
+  InputArguments inputs;
   int concurrency = 1;
   double rate_qps = 0;
   std::int64_t skip = 10;
   double duration_s = 5;
   bool log_calls = false;
+};
+
+struct VerifyArguments {
+  ModelArguments common;
+  std::string sha256;  // "": not compared
 };
 
 struct InspectArguments {
@@ -45,13 +53,19 @@ struct EnvArguments {
   std::string json;
 };
 
+/// What verify throws where outputs differ from the golden sample.
+struct OutputsDiffer {
+  std::string message;
+};
+
 /// Each prints its results on stdout and throws what goes wrong.
 void run(const RunArguments& arguments);
 void bench(const BenchArguments& arguments);
+void verify(const VerifyArguments& arguments);
 void inspect(const InspectArguments& arguments);
 void env(const EnvArguments& arguments);
 
-/// Options as run and bench load with; warnings go to stderr.
+/// Options as run, bench and verify load with; warnings go to stderr.
 LoadOptions load_options(const ModelArguments& arguments);
 
 /// The settings of a JSON document.

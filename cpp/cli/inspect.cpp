@@ -27,6 +27,40 @@ std::string integrity(const ArchiveInfo& info) {
   return "DAMAGED: " + join(info.damaged, ", ");
 }
 
+std::string text_of(const NeededLibrary& library) {
+  std::vector<std::string> names = library.operators;
+  names.insert(names.end(), library.classes.begin(), library.classes.end());
+  return (library.file.empty() ? "an unknown file" : library.file) + ", for " + join(names, ", ");
+}
+
+/// What the export recorded; nothing where it recorded nothing.
+void print_provenance(const ArchiveInfo& info) {
+  if (!info.state.empty()) std::cout << "state       " << join(info.state, ", ") << '\n';
+  for (const NeededLibrary& library : info.libraries) {
+    std::cout << "needs       " << text_of(library) << '\n';
+  }
+  for (const ScriptedPart& part : info.scripted) {
+    std::cout << "scripted    " << part.name << ": " << part.reason << '\n';
+  }
+  if (info.golden_calls > 0) {
+    std::cout << "golden      " << info.golden_calls << " calls, which ts_infer verify makes\n";
+  }
+}
+
+void print(const Audit& audit) {
+  std::cout << "\naudit: " << audit.level;
+  if (!audit.allowed.empty()) std::cout << ", allowed: " << join(audit.allowed, ", ");
+  std::cout << '\n';
+  if (audit.probes.empty()) return;
+  constexpr auto kLeft = Table::Align::kLeft;
+  Table table(
+      {{"  probe", kLeft}, {"outcome", kLeft}, {"runs", Table::Align::kRight}, {"", kLeft}});
+  for (const AuditProbe& probe : audit.probes) {
+    table.add({"  " + probe.name, probe.outcome, std::to_string(probe.runs), probe.reason});
+  }
+  std::cout << table.to_string();
+}
+
 void print(const ArchiveInfo& info) {
   std::string exported = info.method.empty() ? "" : info.method + ", ";
   exported += info.torch_version.empty() ? "torch version unknown" : "torch " + info.torch_version;
@@ -40,16 +74,38 @@ void print(const ArchiveInfo& info) {
             << "devices     " << (info.devices.empty() ? "none named" : join(info.devices, ", "))
             << '\n'
             << "methods     " << join(info.methods, ", ") << '\n';
+  print_provenance(info);
   if (info.signature) {
     std::cout << '\n' << info.signature->to_string();
   } else {
     std::cout << "\nsignature: not in the file, which has no ts_infer manifest; ts_infer.export "
                  "writes one\n";
   }
+  if (info.audit) print(*info.audit);
   std::cout << "\noperators (" << info.operators.size() << "):\n" << wrapped(info.operators);
 }
 
+Json to_json(const Audit& audit) {
+  Json probes = Json::array();
+  for (const AuditProbe& probe : audit.probes) {
+    probes.push_back({{"name", probe.name},
+                      {"outcome", probe.outcome},
+                      {"runs", probe.runs},
+                      {"reason", probe.reason}});
+  }
+  return {{"level", audit.level}, {"probes", probes}, {"allowed", audit.allowed}};
+}
+
 Json to_json(const ArchiveInfo& info, bool has_code) {
+  Json scripted = Json::array();
+  for (const ScriptedPart& part : info.scripted) {
+    scripted.push_back({{"name", part.name}, {"reason", part.reason}});
+  }
+  Json libraries = Json::array();
+  for (const NeededLibrary& library : info.libraries) {
+    libraries.push_back(
+        {{"file", library.file}, {"operators", library.operators}, {"classes", library.classes}});
+  }
   Json warmup = Json::array();
   for (const auto& shapes : info.warmup_shapes) warmup.push_back(shapes);
   Json json = {
@@ -61,6 +117,11 @@ Json to_json(const ArchiveInfo& info, bool has_code) {
       {"exported_with_torch", info.torch_version.empty() ? Json() : Json(info.torch_version)},
       {"signature", info.signature ? signature_json(*info.signature) : Json()},
       {"warmup_shapes", warmup},
+      {"state", info.state},
+      {"scripted", scripted},
+      {"audit", info.audit ? to_json(*info.audit) : Json()},
+      {"libraries", libraries},
+      {"golden_calls", info.golden_calls},
       {"methods", info.methods},
       {"operators", info.operators},
       {"devices", info.devices},

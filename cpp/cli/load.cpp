@@ -10,6 +10,7 @@ LoadOptions load_options(const ModelArguments& arguments) {
   options.executor = arguments.executor;
   options.optimize = !arguments.no_optimize;
   options.intra_op_threads = arguments.intra_op_threads;
+  options.libraries = arguments.libraries;
   options.on_log = [](LogLevel level, const std::string& message) {
     if (level == LogLevel::kWarning || level == LogLevel::kError) {
       std::cerr << "ts_infer: " + message + '\n';
@@ -23,7 +24,7 @@ Json options_json(const ModelArguments& arguments) {
           {"executor", arguments.executor},
           {"intra_op_threads", arguments.intra_op_threads},
           {"optimize", !arguments.no_optimize},
-          {"seed", arguments.inputs.seed}};
+          {"libraries", arguments.libraries}};
 }
 
 }  // namespace ts_infer::cli

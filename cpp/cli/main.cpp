@@ -15,7 +15,15 @@
 namespace ts_infer::cli {
 namespace {
 
-enum ExitCode { kOk = 0, kOther = 1, kUsage = 2, kModelLoad = 3, kInput = 4, kExecution = 5 };
+enum ExitCode {
+  kOk = 0,
+  kOther = 1,
+  kUsage = 2,
+  kModelLoad = 3,
+  kInput = 4,
+  kExecution = 5,
+  kOutputsDiffer = 7
+};
 
 constexpr double kMaxCalls = 1e15;
 constexpr std::array kPythonVerbs = {"export", "audit", "compile", "report", "demo"};
@@ -60,14 +68,21 @@ CLI::Validator in_range(double low, double high) {
   return CLI::Validator(check, "");
 }
 
+std::string check_sha256(const std::string& text) {
+  const bool is_hex = text.find_first_not_of("0123456789abcdefABCDEF") == text.npos;
+  if (text.size() == 64 && is_hex) return "";
+  return "expected 64 hexadecimal digits, got '" + text + "'";
+}
+
 class CommandLine {
  public:
   CommandLine() {
     app_.set_version_flag("--version", "ts_infer " + version());
     app_.require_subcommand(1);
-    app_.footer("The Python package adds: export, demo.");
+    app_.footer("The Python package adds: export, audit, demo.");
     add_run();
     add_bench();
+    add_verify();
     add_inspect();
     add_env();
   }
@@ -129,18 +144,24 @@ class CommandLine {
     command.add_option("--json", json, "Write the results as JSON; - is stdout")->type_name("FILE");
   }
 
-  static void add_model(CLI::App& command, ModelArguments& model) {
-    command.add_option("MODEL", model.model, "A TorchScript archive")->required()->type_name("");
+  static void add_inputs(CLI::App& command, InputArguments& inputs) {
     command
-        .add_option("--input", model.inputs.inputs,
+        .add_option("--input", inputs.inputs,
                     "A tensor from a file, or a number or string itself; the rest is random")
         ->type_name("NAME=FILE.npy")
         ->check(check_input)
         ->allow_extra_args(false);
-    command.add_option("--shape", model.inputs.shapes, "The shape of a random input")
+    command.add_option("--shape", inputs.shapes, "The shape of a random input")
         ->type_name("NAME=1x3x224x224")
         ->check(check_shape)
         ->allow_extra_args(false);
+    command.add_option("--seed", inputs.seed, "Of the random inputs and of --rate")
+        ->capture_default_str()
+        ->type_name("N");
+  }
+
+  static void add_model(CLI::App& command, ModelArguments& model) {
+    command.add_option("MODEL", model.model, "A TorchScript archive")->required()->type_name("");
     command.add_option("--device", model.device, "auto, cpu, cuda, cuda:1, xpu, …")
         ->capture_default_str()
         ->type_name("DEVICE");
@@ -157,9 +178,11 @@ class CommandLine {
         ->check(in_range(0, 4096))
         ->type_name("N");
     command.add_flag("--no-optimize", model.no_optimize, "Run the archive as it is");
-    command.add_option("--seed", model.inputs.seed, "Of the random inputs and of --rate")
-        ->capture_default_str()
-        ->type_name("N");
+    command
+        .add_option("--library", model.libraries,
+                    "A shared library that registers operators or classes of the model's own")
+        ->type_name("FILE")
+        ->allow_extra_args(false);
     add_json(command, model.json);
   }
 
@@ -167,6 +190,7 @@ class CommandLine {
     CLI::App& command =
         *app_.add_subcommand("run", "Run a model; the time of each call goes to stderr");
     add_model(command, run_.common);
+    add_inputs(command, run_.inputs);
     command.add_option("--output-dir", run_.output_dir, "Write each output tensor as NAME.npy")
         ->type_name("DIR");
     command.add_option("--iterations", run_.iterations, "Calls")
@@ -180,6 +204,7 @@ class CommandLine {
   void add_bench() {
     CLI::App& command = *app_.add_subcommand("bench", "Measure the latency of a model");
     add_model(command, bench_.common);
+    add_inputs(command, bench_.inputs);
     CLI::Option* concurrency =
         command.add_option("--concurrency", bench_.concurrency, "Callers in a closed loop")
             ->capture_default_str()
@@ -203,6 +228,16 @@ class CommandLine {
     command.callback([this] { command_ = [this] { bench(bench_); }; });
   }
 
+  void add_verify() {
+    CLI::App& command = *app_.add_subcommand(
+        "verify", "Check a file, and that it computes here what it computed where it was exported");
+    add_model(command, verify_.common);
+    command.add_option("--sha256", verify_.sha256, "What the file's SHA-256 must be")
+        ->check(check_sha256)
+        ->type_name("HEX");
+    command.callback([this] { command_ = [this] { verify(verify_); }; });
+  }
+
   void add_inspect() {
     CLI::App& command =
         *app_.add_subcommand("inspect", "Say what is in a file; runs nothing of it");
@@ -218,9 +253,10 @@ class CommandLine {
     command.callback([this] { command_ = [this] { env(env_); }; });
   }
 
-  CLI::App app_{"Runs, measures and inspects TorchScript models.", "ts_infer"};
+  CLI::App app_{"Runs, measures and checks TorchScript models.", "ts_infer"};
   RunArguments run_;
   BenchArguments bench_;
+  VerifyArguments verify_;
   InspectArguments inspect_;
   EnvArguments env_;
   std::function<void()> command_;
@@ -237,6 +273,8 @@ int report_exception() {
     throw;
   } catch (const UsageError& error) {
     return print(error.message + error.usage, kUsage);
+  } catch (const OutputsDiffer& error) {
+    return print(error.message, kOutputsDiffer);
   } catch (const ModelLoadError& error) {
     return print(error.what(), kModelLoad);
   } catch (const InputError& error) {

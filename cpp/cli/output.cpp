@@ -233,17 +233,16 @@ Json signature_json(const Signature& signature) {
   return {{"inputs", specs_json(signature.inputs)}, {"outputs", specs_json(signature.outputs)}};
 }
 
+Json model_json(const ModelInfo& info) {
+  return {{"name", info.name},           {"path", info.path},           {"device", info.device},
+          {"executor", info.executor},   {"decisions", info.decisions}, {"stateful", info.stateful},
+          {"optimized", info.optimized}, {"load_ms", info.load_ms}};
+}
+
 Json model_json(const Model& model) {
-  const ModelInfo& info = model.info();
-  return {{"name", info.name},
-          {"path", info.path},
-          {"device", info.device},
-          {"executor", info.executor},
-          {"decisions", info.decisions},
-          {"stateful", info.stateful},
-          {"optimized", info.optimized},
-          {"load_ms", info.load_ms},
-          {"signature", signature_json(model.signature())}};
+  Json json = model_json(model.info());
+  json["signature"] = signature_json(model.signature());
+  return json;
 }
 
 Json value_json(const Value& value) {

@@ -54,6 +54,7 @@ std::string value_text(const Value& value);
 std::string type_text(const Value& value);
 
 Json signature_json(const Signature& signature);
+Json model_json(const ModelInfo& info);
 Json model_json(const Model& model);
 /// A leaf: type, and dtype, shape and (up to 64 of them) values of a tensor.
 Json value_json(const Value& value);

@@ -59,7 +59,7 @@ void run(const RunArguments& arguments) {
     if (!arguments.quiet) std::cerr << timing.log_line() + '\n';
   };
   Model model = Model::load(arguments.common.model, options);
-  const Inputs inputs = gather_inputs(model, arguments.common.inputs);
+  const Inputs inputs = gather_inputs(model, arguments.inputs);
 
   Value result;
   std::int64_t done = 0;
@@ -104,7 +104,7 @@ void run(const RunArguments& arguments) {
                {"interrupted", noted_signal() != 0},
                {"calls", calls},
                {"outputs", outputs_json}};
-  json["options"]["iterations"] = arguments.iterations;
+  json["options"].update({{"seed", arguments.inputs.seed}, {"iterations", arguments.iterations}});
   write_json(arguments.common.json, "run", json);
 }
 

@@ -25,6 +25,7 @@
 #include "engine/torchscript_engine.h"
 #include "input_check.h"
 #include "ivalues.h"
+#include "libraries.h"
 #include "messages.h"
 #include "model_access.h"
 #include "stats.h"
@@ -207,13 +208,9 @@ Signature signature_from(const c10::FunctionSchema& schema) {
 }
 
 /// Known reasons for which libtorch refuses an archive, with the remedy.
-std::string explain_load_failure(const std::string& message) {
-  if (message.find("Unknown type name '__torch__.torch.classes") != std::string::npos) {
-    return message + "; it uses a custom class: load the library that registers it first";
-  }
-  if (message.find("Unknown builtin op") != std::string::npos) {
-    return message + "; it uses a custom operator: load the library that registers it first";
-  }
+std::string explain_load_failure(const std::string& message,
+                                 const std::vector<NeededLibrary>& libraries) {
+  if (std::string missing = explain_missing(message, libraries); !missing.empty()) return missing;
   if (message.find("keyword attribute 'value' is undefined") != std::string::npos) {
     return message +
            "; it was saved after optimize_for_inference, which torch cannot load again: "
@@ -294,6 +291,7 @@ std::unique_ptr<Model::Impl> Model::Impl::load(const std::shared_ptr<const Archi
   archive->require_intact();
   impl->device = resolve_device<ModelLoadError>(where + ':', options.device);
   impl->info.device = impl->device.str();
+  load_libraries(options.libraries);
 
   WarningCollector warnings;
   try {
@@ -318,7 +316,8 @@ std::unique_ptr<Model::Impl> Model::Impl::load(const std::shared_ptr<const Archi
   } catch (const std::bad_alloc&) {
     throw ModelLoadError(where + ": out of host memory");
   } catch (const std::exception& error) {
-    throw ModelLoadError(where + ": " + explain_load_failure(clean_message(error)));
+    throw ModelLoadError(where + ": " +
+                         explain_load_failure(clean_message(error), impl->archive.libraries));
   }
   impl->info.load_ms = ms_since(start);
   for (const std::string& message : warnings.messages()) impl->log(LogLevel::kWarning, message);
@@ -575,11 +574,11 @@ Model& Model::operator=(Model&&) noexcept = default;
 Model::~Model() = default;
 
 Model Model::load(const std::string& path, const LoadOptions& options) {
-  return Model(Impl::load(Archive::open(path), options));
+  return ModelAccess::load(Archive::open(path), options);
 }
 
 Model Model::load(const void* data, std::size_t size, const LoadOptions& options) {
-  return Model(Impl::load(Archive::over({static_cast<const char*>(data), size}), options));
+  return ModelAccess::load(Archive::over({static_cast<const char*>(data), size}), options);
 }
 
 std::vector<Tensor> Model::forward(const std::vector<Tensor>& inputs, const RunOptions& options) {
@@ -639,6 +638,10 @@ Model Model::clone() const {
 
 const c10::FunctionSchema& ModelAccess::schema(const Model& model, const std::string& method) {
   return *model.impl_->methods[model.impl_->find_method(method)].schema;
+}
+
+Model ModelAccess::load(const std::shared_ptr<const Archive>& archive, const LoadOptions& options) {
+  return Model(Model::Impl::load(archive, options));
 }
 
 const ArchiveInfo& ModelAccess::archive(const Model& model) { return model.impl_->archive; }

@@ -3,6 +3,7 @@
 #include <ATen/core/function_schema.h>
 #include <ATen/core/ivalue.h>
 
+#include <memory>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -10,6 +11,8 @@
 #include "ts_infer/model.h"
 
 namespace ts_infer {
+
+class Archive;
 
 /// What the bindings, the benchmark and torch.h see of a Model beyond its public face.
 struct TS_INFER_API ModelAccess {
@@ -21,6 +24,9 @@ struct TS_INFER_API ModelAccess {
 
   /// All but methods, operators, devices and code.
   static const ArchiveInfo& archive(const Model& model);
+
+  /// Loads what was opened already. @throws ModelLoadError
+  static Model load(const std::shared_ptr<const Archive>& archive, const LoadOptions& options);
 };
 
 }  // namespace ts_infer

@@ -9,6 +9,7 @@
 
 #include "bindings.h"
 #include "call.h"
+#include "contents.h"
 #include "gil.h"
 #include "text.h"
 
@@ -18,20 +19,11 @@ struct Any : py::object {
   Any(py::object object) : py::object(std::move(object)) {}
 };
 
-// The contents of a file. py::buffer would be named after the Python that generates the stubs.
-struct Contents : py::buffer {
-  using py::buffer::buffer;
-};
-
 }  // namespace ts_infer::python
 
 template <>
 struct pybind11::detail::handle_type_name<ts_infer::python::Any> {
   static constexpr auto name = const_name("typing.Any");
-};
-template <>
-struct pybind11::detail::handle_type_name<ts_infer::python::Contents> {
-  static constexpr auto name = const_name("bytes | bytearray | memoryview");
 };
 
 namespace ts_infer::python {
@@ -88,22 +80,10 @@ void set_on_log(LoadOptions& options, const std::optional<OnLog>& function) {
   };
 }
 
-// The bytes of any object with the buffer protocol.
-class Bytes {
- public:
-  explicit Bytes(const Contents& object) {
-    if (PyObject_GetBuffer(object.ptr(), &view_, PyBUF_SIMPLE) != 0) throw py::error_already_set();
-  }
-  Bytes(const Bytes&) = delete;
-  Bytes& operator=(const Bytes&) = delete;
-  ~Bytes() { PyBuffer_Release(&view_); }
-
-  const void* data() const { return view_.buf; }
-  std::size_t size() const { return static_cast<std::size_t>(view_.len); }
-
- private:
-  Py_buffer view_{};
-};
+/// Paths as os.fsencode() has them.
+void set_libraries(LoadOptions& options, const std::vector<py::bytes>& paths) {
+  options.libraries.assign(paths.begin(), paths.end());
+}
 
 Model load_file(const py::bytes& path, const LoadOptions& options) {
   const std::string native_path = path;
@@ -168,6 +148,7 @@ void bind_model(py::module_& module) {
       .def_readwrite("optimize", &LoadOptions::optimize)
       .def_readwrite("intra_op_threads", &LoadOptions::intra_op_threads)
       .def_readwrite("name", &LoadOptions::name)
+      .def("set_libraries", &set_libraries, py::arg("paths"))
       .def("set_on_timing", &set_on_timing, py::arg("function"))
       .def("set_on_log", &set_on_log, py::arg("function"));
 
@@ -192,6 +173,45 @@ void bind_model(py::module_& module) {
                     self.stateful, self.optimized, self.load_ms, self.decisions);
       });
 
+  py::class_<NeededLibrary>(module, "NeededLibrary",
+                            "A shared library that a model needs, and what it registers.")
+      .def_property_readonly(
+          "file", [](const NeededLibrary& self) { return path_text(self.file); },
+          "Name without folder; empty: unknown.")
+      .def_readonly("operators", &NeededLibrary::operators)
+      .def_readonly("classes", &NeededLibrary::classes)
+      .def("__repr__", [](const NeededLibrary& self) {
+        return py::str("NeededLibrary(file={!r}, operators={!r}, classes={!r})")
+            .format(path_text(self.file), self.operators, self.classes);
+      });
+
+  py::class_<ScriptedPart>(module, "ScriptedPart",
+                           "A part that the export compiled from its source instead of tracing it.")
+      .def_readonly("name", &ScriptedPart::name)
+      .def_readonly("reason", &ScriptedPart::reason)
+      .def("__repr__", [](const ScriptedPart& self) {
+        return py::str("ScriptedPart(name={!r}, reason={!r})").format(self.name, self.reason);
+      });
+
+  py::class_<AuditProbe>(module, "AuditProbe", "What one probe of the export's audit did.")
+      .def_readonly("name", &AuditProbe::name)
+      .def_readonly("outcome", &AuditProbe::outcome, "One of \"passed\", \"found\", \"skipped\".")
+      .def_readonly("runs", &AuditProbe::runs)
+      .def_readonly("reason", &AuditProbe::reason, "Of a skipped one.")
+      .def("__repr__", [](const AuditProbe& self) {
+        return py::str("AuditProbe(name={!r}, outcome={!r}, runs={}, reason={!r})")
+            .format(self.name, self.outcome, self.runs, self.reason);
+      });
+
+  py::class_<Audit>(module, "Audit", "How the export compared the model with the module.")
+      .def_readonly("level", &Audit::level, "One of \"full\", \"fast\", \"off\".")
+      .def_readonly("probes", &Audit::probes)
+      .def_readonly("allowed", &Audit::allowed, "Codes of findings that were accepted.")
+      .def("__repr__", [](const Audit& self) {
+        return py::str("Audit(level={!r}, probes={!r}, allowed={!r})")
+            .format(self.level, self.probes, self.allowed);
+      });
+
   py::class_<ArchiveInfo>(module, "ArchiveInfo",
                           "What a model file says of itself; nothing of it was run.")
       .def_property_readonly(
@@ -207,6 +227,13 @@ void bind_model(py::module_& module) {
                     "Of the torch that exported it; empty: unknown.")
       .def_readonly("signature", &ArchiveInfo::signature, "None: the archive has no manifest.")
       .def_readonly("warmup_shapes", &ArchiveInfo::warmup_shapes, "Sizes by input name.")
+      .def_readonly("state", &ArchiveInfo::state, "Paths of the attributes that calls change.")
+      .def_readonly("scripted", &ArchiveInfo::scripted, "Parts that the export did not trace.")
+      .def_readonly("audit", &ArchiveInfo::audit, "None: not recorded.")
+      .def_readonly("libraries", &ArchiveInfo::libraries,
+                    "What ``libraries`` of ``ts_infer.runtime.load`` must have.")
+      .def_readonly("golden_calls", &ArchiveInfo::golden_calls,
+                    "Calls that ``ts_infer.runtime.verify`` makes; 0: no golden sample.")
       .def_readonly("methods", &ArchiveInfo::methods)
       .def_readonly("operators", &ArchiveInfo::operators,
                     "Such as \"torch.conv2d\" and \"ops.mine.op\", sorted.")

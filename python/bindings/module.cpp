@@ -7,4 +7,5 @@ PYBIND11_MODULE(_C, module) {
   ts_infer::python::bind_signature(module);
   ts_infer::python::bind_timing(module);
   ts_infer::python::bind_model(module);
+  ts_infer::python::bind_verify(module);
 }

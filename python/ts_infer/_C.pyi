@@ -11,14 +11,20 @@ import torch
 
 __all__: list[str] = [
     "ArchiveInfo",
+    "Audit",
+    "AuditProbe",
     "Dim",
     "LatencyStats",
     "LoadOptions",
     "Model",
     "ModelInfo",
+    "NeededLibrary",
+    "OutputCheck",
+    "ScriptedPart",
     "Signature",
     "TensorSpec",
     "Timing",
+    "VerifyReport",
     "available_devices",
     "built_with_torch",
     "load_bytes",
@@ -26,6 +32,8 @@ __all__: list[str] = [
     "loaded_torch",
     "read_bytes",
     "read_file",
+    "verify_bytes",
+    "verify_file",
     "version",
 ]
 
@@ -141,6 +149,7 @@ class LoadOptions:
     name: str
     optimize: bool
     def __init__(self) -> None: ...
+    def set_libraries(self, paths: collections.abc.Sequence[bytes]) -> None: ...
     def set_on_log(
         self, function: collections.abc.Callable[[int, str], typing.Any] | None
     ) -> None: ...
@@ -175,9 +184,57 @@ class ModelInfo:
     def stateful(self) -> bool:
         """Whether calls take turns; clone() gives another model its own state."""
 
+class NeededLibrary:
+    """A shared library that a model needs, and what it registers."""
+    def __repr__(self) -> str: ...
+    @property
+    def classes(self) -> list[str]: ...
+    @property
+    def file(self) -> str:
+        """Name without folder; empty: unknown."""
+    @property
+    def operators(self) -> list[str]: ...
+
+class ScriptedPart:
+    """A part that the export compiled from its source instead of tracing it."""
+    def __repr__(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
+
+class AuditProbe:
+    """What one probe of the export's audit did."""
+    def __repr__(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def outcome(self) -> str:
+        """One of "passed", "found", "skipped"."""
+    @property
+    def reason(self) -> str:
+        """Of a skipped one."""
+    @property
+    def runs(self) -> int: ...
+
+class Audit:
+    """How the export compared the model with the module."""
+    def __repr__(self) -> str: ...
+    @property
+    def allowed(self) -> list[str]:
+        """Codes of findings that were accepted."""
+    @property
+    def level(self) -> str:
+        """One of "full", "fast", "off"."""
+    @property
+    def probes(self) -> list[AuditProbe]: ...
+
 class ArchiveInfo:
     """What a model file says of itself; nothing of it was run."""
     def __repr__(self) -> str: ...
+    @property
+    def audit(self) -> Audit | None:
+        """None: not recorded."""
     @property
     def code(self) -> dict[str, str]:
         """TorchScript source by its path in the archive."""
@@ -189,6 +246,12 @@ class ArchiveInfo:
         """Named in the code or the constants, sorted."""
     @property
     def file_bytes(self) -> int: ...
+    @property
+    def golden_calls(self) -> int:
+        """Calls that ``ts_infer.runtime.verify`` makes; 0: no golden sample."""
+    @property
+    def libraries(self) -> list[NeededLibrary]:
+        """What ``libraries`` of ``ts_infer.runtime.load`` must have."""
     @property
     def manifest_json(self) -> str:
         """Empty where there is none."""
@@ -210,8 +273,14 @@ class ArchiveInfo:
     def path(self) -> str:
         """Empty when read from memory."""
     @property
+    def scripted(self) -> list[ScriptedPart]:
+        """Parts that the export did not trace."""
+    @property
     def signature(self) -> Signature | None:
         """None: the archive has no manifest."""
+    @property
+    def state(self) -> list[str]:
+        """Paths of the attributes that calls change."""
     @property
     def torch_version(self) -> str:
         """Of the torch that exported it; empty: unknown."""
@@ -294,6 +363,49 @@ class Model:
     def signature(self) -> Signature:
         """What a call takes and returns."""
 
+class OutputCheck:
+    """One output of one golden call, beside what the module returned where it was exported."""
+    def __repr__(self) -> str: ...
+    @property
+    def allowed(self) -> float:
+        """There: ``atol + rtol * |expected|``."""
+    @property
+    def call(self) -> int:
+        """1 is the first."""
+    @property
+    def difference(self) -> str:
+        """Empty when ok, else such as "at [0, 3]: expected 1.5, got 2.5"."""
+    @property
+    def max_abs_diff(self) -> float | None:
+        """The largest ``|expected - actual|``; None where there is nothing to subtract."""
+    @property
+    def ok(self) -> bool: ...
+    @property
+    def output(self) -> str:
+        """Its name in the signature, else "output_0", ..."""
+
+class VerifyReport:
+    """What ts_infer.runtime.verify found."""
+    def __repr__(self) -> str: ...
+    @property
+    def calls(self) -> int: ...
+    @property
+    def file_bytes(self) -> int: ...
+    @property
+    def members(self) -> int:
+        """Number of files in the archive; the CRC-32 of each was right."""
+    @property
+    def model(self) -> ModelInfo: ...
+    @property
+    def ok(self) -> bool:
+        """Whether every output of every call is within the tolerance."""
+    @property
+    def outputs(self) -> list[OutputCheck]:
+        """Call by call."""
+    @property
+    def sha256(self) -> str:
+        """Of the file, 64 hexadecimal digits."""
+
 def available_devices() -> list[str]:
     """The devices that this process can use: "cpu", "cuda:0", ..."""
 
@@ -307,5 +419,9 @@ def loaded_torch() -> str:
 
 def read_bytes(data: bytes | bytearray | memoryview) -> ArchiveInfo: ...
 def read_file(path: bytes) -> ArchiveInfo: ...
+def verify_bytes(
+    data: bytes | bytearray | memoryview, options: LoadOptions, sha256: str
+) -> VerifyReport: ...
+def verify_file(path: bytes, options: LoadOptions, sha256: str) -> VerifyReport: ...
 def version() -> str:
     """Version of the compiled library, such as "0.1.0"."""

@@ -18,31 +18,44 @@ from ts_infer._loader import _C  # first: it says why the extension does not loa
 # isort: split
 from ts_infer._C import (
     ArchiveInfo,
+    Audit,
+    AuditProbe,
     Dim,
     LatencyStats,
     Model,
     ModelInfo,
+    NeededLibrary,
+    OutputCheck,
+    ScriptedPart,
     Signature,
     TensorSpec,
     Timing,
+    VerifyReport,
     available_devices,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 __all__ = [
     "ArchiveInfo",
+    "Audit",
+    "AuditProbe",
     "Dim",
     "LatencyStats",
     "Model",
     "ModelInfo",
+    "NeededLibrary",
+    "OutputCheck",
+    "ScriptedPart",
     "Signature",
     "TensorSpec",
     "Timing",
+    "VerifyReport",
     "available_devices",
     "load",
     "read_model_info",
+    "verify",
 ]
 
 _logger = logging.getLogger("ts_infer")
@@ -65,6 +78,7 @@ def load(
     executor: str = "legacy",
     optimize: bool = True,
     intra_op_threads: int = 0,
+    libraries: Iterable[Path] = (),
     name: str = "",
     on_timing: Callable[[Timing], object] | None = None,
     on_log: Callable[[int, str], object] | None = None,
@@ -82,6 +96,9 @@ def load(
             next one down is taken; ``model.info()`` says which and why.
         optimize: Freeze, and run torch's optimisation passes where they pay.
         intra_op_threads: Threads inside an operator, set for each call and put back. 0: left alone.
+        libraries: Shared libraries that register operators and classes of the model's own; loaded
+            before it, once, and never unloaded. ``read_model_info(source).libraries`` says which
+            ones a model needs.
         name: Name in logs and errors. Empty: the manifest's, else the file's.
         on_timing: Called after every call, on the thread that made it. What it raises goes to
             ``sys.unraisablehook``.
@@ -100,11 +117,7 @@ def load(
         >>> model = runtime.load("model.pt", device="cpu")
         >>> model(torch.ones(1, 4))
     """
-    options = _C.LoadOptions()
-    options.device = device
-    options.executor = executor
-    options.optimize = optimize
-    options.intra_op_threads = intra_op_threads
+    options = _options(device, executor, optimize, intra_op_threads, libraries)
     options.name = name
     options.set_on_timing(on_timing)
     options.set_on_log(_logger.log if on_log is None else on_log)
@@ -131,6 +144,70 @@ def read_model_info(source: Path | Buffer | BinaryFile) -> ArchiveInfo:
     """
     path, data = _split(source)
     return _C.read_file(path) if data is None else _C.read_bytes(data)
+
+
+def verify(
+    source: Path | Buffer | BinaryFile,
+    *,
+    device: str = "auto",
+    executor: str = "legacy",
+    optimize: bool = True,
+    intra_op_threads: int = 0,
+    libraries: Iterable[Path] = (),
+    sha256: str = "",
+) -> VerifyReport:
+    """Check a file, and that it computes here what the module computed where it was exported.
+
+    Every member's CRC-32 is checked, then the calls of the golden sample, which
+    ``ts_infer.export`` put into the file, are made one after another on a freshly loaded model.
+    ``ts_infer verify`` does the same with no Python.
+
+    Args:
+        source: Path, contents (bytes are contents, never a path), or a file opened for reading
+            bytes.
+        device: As in ``load``; so are the next four.
+        executor: See ``load``.
+        optimize: See ``load``.
+        intra_op_threads: See ``load``.
+        libraries: See ``load``.
+        sha256: What the file's SHA-256 must be, hexadecimal. Empty: any. Nothing of another file
+            is run.
+
+    Returns:
+        What was found; ``ok`` says whether every output is within the tolerance.
+
+    Raises:
+        ModelLoadError: The file is damaged, is another one, or has no golden sample.
+        ExecutionError: A call failed.
+
+    Example:
+        >>> runtime.verify("model.pt", device="cpu").ok
+        True
+    """
+    options = _options(device, executor, optimize, intra_op_threads, libraries)
+    options.set_on_log(_logger.log)
+    path, data = _split(source)
+    if data is None:
+        return _C.verify_file(path, options, sha256)
+    return _C.verify_bytes(data, options, sha256)
+
+
+def _options(
+    device: str,
+    executor: str,
+    optimize: bool,
+    intra_op_threads: int,
+    libraries: Iterable[Path],
+) -> _C.LoadOptions:
+    if isinstance(libraries, (str, bytes, os.PathLike)):
+        raise TypeError(f"libraries: expected several paths, got {libraries!r}; put it into a list")
+    options = _C.LoadOptions()
+    options.device = device
+    options.executor = executor
+    options.optimize = optimize
+    options.intra_op_threads = intra_op_threads
+    options.set_libraries([os.fsencode(library) for library in libraries])
+    return options
 
 
 def _split(source: Path | Buffer | BinaryFile) -> tuple[bytes, Buffer | None]:

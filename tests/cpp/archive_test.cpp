@@ -82,6 +82,46 @@ TEST(ArchiveTest, InfoIsReadWithoutLoading) {
   EXPECT_EQ(info.code.size(), 1u);
 }
 
+TEST(ArchiveTest, ManifestSaysHowFarTheModelCanBeTrusted) {
+  const std::string bytes = testing::archive(kSource, R"({
+    "schema": 1, "name": "m", "inputs": [{"name": "x"}], "a key of later": {"a": 1},
+    "state": ["cell.hidden"], "scripted": [{"name": "dg", "reason": "a branch"}],
+    "audit": {"level": "full", "allowed": ["tracer-warning"], "probes": [
+      {"name": "values", "outcome": "passed", "runs": 12, "reason": ""},
+      {"name": "devices", "outcome": "skipped", "runs": 0, "reason": "no accelerator"}]},
+    "libraries": [{"file": "libmine.so", "operators": ["mine::triple"], "classes": []}],
+    "golden": {"file": "ts_infer/golden.pt", "calls": 2, "tolerance": {
+      "cpu": {"float32": [0.1, 0.2], "float8_e4m3fn": [1, 1]}, "accelerator": {}}}})");
+  const ArchiveInfo info = read_model_info(bytes.data(), bytes.size());
+  EXPECT_THAT(info.state, ::testing::ElementsAre("cell.hidden"));
+  ASSERT_EQ(info.scripted.size(), 1u);
+  EXPECT_EQ(info.scripted[0].reason, "a branch");
+  ASSERT_TRUE(info.audit.has_value());
+  EXPECT_EQ(info.audit->level, "full");
+  EXPECT_THAT(info.audit->allowed, ::testing::ElementsAre("tracer-warning"));
+  ASSERT_EQ(info.audit->probes.size(), 2u);
+  EXPECT_EQ(info.audit->probes[0].runs, 12);
+  EXPECT_EQ(info.audit->probes[1].reason, "no accelerator");
+  ASSERT_EQ(info.libraries.size(), 1u);
+  EXPECT_EQ(info.libraries[0].file, "libmine.so");
+  EXPECT_THAT(info.libraries[0].operators, ::testing::ElementsAre("mine::triple"));
+  EXPECT_EQ(info.golden_calls, 2u);
+
+  const auto archive = Archive::over(bytes);
+  ASSERT_TRUE(archive->golden().has_value());
+  EXPECT_EQ(archive->golden()->on_cpu.at(DType::kFloat32).atol, 0.2);
+  EXPECT_EQ(archive->golden()->on_cpu.size(), 1u);
+}
+
+TEST(ArchiveTest, ManifestWithoutProvenanceIsRead) {
+  const std::string bytes = testing::archive(
+      kSource, R"({"schema": 1, "name": "m", "inputs": [{"name": "x"}], "audit": null})");
+  const ArchiveInfo info = read_model_info(bytes.data(), bytes.size());
+  EXPECT_FALSE(info.audit.has_value());
+  EXPECT_TRUE(info.state.empty() && info.scripted.empty() && info.libraries.empty());
+  EXPECT_EQ(info.golden_calls, 0u);
+}
+
 TEST(ArchiveTest, ManifestOfALaterSchemaIsRefused) {
   EXPECT_THAT(load_error(testing::archive(kSource, R"({"schema": 2})")),
               HasSubstr("expected up to 1; upgrade"));
@@ -91,6 +131,15 @@ TEST(ArchiveTest, ManifestThatIsNotOfTheSchemaIsRefused) {
   EXPECT_THAT(load_error(testing::archive(kSource, R"({"schema": 1, "name": 3})")),
               HasSubstr("manifest is not of schema 1"));
   EXPECT_THAT(load_error(testing::archive(kSource, "{")), HasSubstr("manifest"));
+  for (const char* key :
+       {R"("state": 3)", R"("scripted": ["dg"])", R"("audit": "full")", R"("libraries": "lib.so")",
+        R"("golden": {"calls": 2})",
+        R"("golden": {"file": "f", "calls": 1, "tolerance": {"cpu": {"float32": 1}}})"}) {
+    const std::string start = R"({"schema": 1, "name": "m", "inputs": [{"name": "x"}], )";
+    EXPECT_THAT(load_error(testing::archive(kSource, start + key + '}')),
+                HasSubstr("manifest is not of schema 1"))
+        << key;
+  }
 }
 
 }  // namespace

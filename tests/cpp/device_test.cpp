@@ -13,6 +13,7 @@
 #include "fake_device.h"
 #include "ts_infer/model.h"
 #include "ts_infer/torch.h"
+#include "ts_infer/verify.h"
 
 namespace ts_infer {
 namespace {
@@ -654,6 +655,22 @@ TEST(DeviceTest, ErrorsLeaveNoCopyBehindThatWritesTheBuffers) {
     testing::synchronize_all();
     EXPECT_THAT(values(buffer), Each(7.0f));
   }
+}
+
+TEST(DeviceVerifyTest, TakesTheToleranceOfAccelerators) {
+  const std::string manifest = R"({
+    "schema": 1, "name": "double", "inputs": [{"name": "x"}],
+    "golden": {"file": "ts_infer/golden.pt", "calls": 1, "tolerance": {
+      "cpu": {"float32": [0, 0.01]}, "accelerator": {"float32": [0, 0.5]}}}})";
+  const std::string bytes =
+      testing::save(testing::make_module("def forward(self, x):\n    return x * 2\n"), manifest,
+                    testing::golden_sample({{{1, 2}, {2, 4.25}}}));
+  LoadOptions options;
+  const VerifyReport on_accelerator = verify(bytes.data(), bytes.size(), options);
+  EXPECT_EQ(on_accelerator.model.device, fake_device().str());
+  EXPECT_TRUE(on_accelerator.ok());
+  options.device = "cpu";
+  EXPECT_FALSE(verify(bytes.data(), bytes.size(), options).ok());
 }
 
 }  // namespace

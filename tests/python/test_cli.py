@@ -454,6 +454,41 @@ def test_inspect_json_names_operators_methods_and_members(
     assert "code" not in document
     plain = json.loads(ts_infer("inspect", models["plain"], "--json", "-").stdout)
     assert plain["signature"] is None
+    assert plain["audit"] is None
+    assert plain["state"] == plain["scripted"] == plain["libraries"] == []
+
+
+def test_inspect_shows_what_the_export_recorded(
+    ts_infer: Callable[..., Run], tmp_path: Path
+) -> None:
+    x = spec("x", [BATCH, 3])
+    probes = [
+        {"name": "values", "outcome": "passed", "runs": 12, "reason": ""},
+        {"name": "devices", "outcome": "skipped", "runs": 0, "reason": "no accelerator"},
+    ]
+    recorded = {
+        "state": ["cell.hidden", "count"],
+        "scripted": [{"name": "dg", "reason": "a branch on data"}],
+        "audit": {"level": "full", "probes": probes, "allowed": ["tracer-warning"]},
+        "libraries": [],
+        "golden": {"file": "ts_infer/golden.pt", "calls": 2, "tolerance": {}},
+    }
+    path = save(Doubling(), tmp_path / "m.pt", manifest("m", [x], [x], **recorded))
+    text = ts_infer("inspect", path).stdout
+    for line in (
+        "state       cell.hidden, count",
+        "scripted    dg: a branch on data",
+        "golden      2 calls, which ts_infer verify makes",
+        "audit: full, allowed: tracer-warning",
+        "  probe    outcome  runs",
+        "  values   passed     12",
+        "  devices  skipped     0  no accelerator",
+    ):
+        assert f"\n{line}\n" in text
+    document = json.loads(ts_infer("inspect", path, "--json", "-").stdout)
+    for key in ("state", "scripted", "audit", "libraries"):
+        assert document[key] == recorded[key]
+    assert document["golden_calls"] == 2
 
 
 def test_inspect_code_prints_the_torchscript_of_each_method(
@@ -523,7 +558,7 @@ def test_exit_2_for_verbs_that_need_python(ts_infer: Callable[..., Run], verb: s
     assert_fails(result, 2, "pip install ts-infer-runtime", f"python -m ts_infer {verb}")
 
 
-@pytest.mark.parametrize("command", ["run", "bench", "inspect"])
+@pytest.mark.parametrize("command", ["run", "bench", "verify", "inspect"])
 def test_exit_3_for_a_model_that_is_missing_truncated_or_something_else(
     ts_infer: Callable[..., Run], models: dict[str, str], tmp_path: Path, command: str
 ) -> None:
@@ -655,7 +690,7 @@ def test_help_and_version_go_to_stdout(ts_infer: Callable[..., Run]) -> None:
     version = ts_infer("--version")
     assert version.returncode == 0
     assert re.match(r"^ts_infer \d+\.\d+\.\d+$", version.stdout)
-    for arguments in (["--help"], ["run", "--help"], ["bench", "--help"]):
+    for arguments in (["--help"], ["run", "--help"], ["bench", "--help"], ["verify", "--help"]):
         result = ts_infer(*arguments)
         assert result.returncode == 0
         assert "Usage: ts_infer" in result.stdout

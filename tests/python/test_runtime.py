@@ -1008,6 +1008,36 @@ def test_read_model_info_without_a_manifest(affine_path: Path) -> None:
     assert info.weight_bytes == 12
 
 
+def test_read_model_info_says_how_far_the_model_can_be_trusted(save_model: SaveModel) -> None:
+    probe = {"name": "values", "outcome": "passed", "runs": 12, "reason": ""}
+    needed = {"file": "libmine.so", "operators": ["mine::triple"], "classes": []}
+    manifest = {
+        "schema": 1,
+        "name": "m",
+        "inputs": [{"name": name} for name in ("x", "scale", "shift")],
+        "state": ["cell.hidden"],
+        "scripted": [{"name": "dg", "reason": "a branch"}],
+        "audit": {"level": "full", "probes": [probe], "allowed": ["tracer-warning"]},
+        "libraries": [needed],
+        "golden": {"file": "ts_infer/golden.pt", "calls": 2, "tolerance": {}},
+    }
+    info = runtime.read_model_info(save_model(Affine(), "m", manifest))
+    assert info.state == ["cell.hidden"]
+    assert repr(info.scripted) == "[ScriptedPart(name='dg', reason='a branch')]"
+    assert info.audit is not None
+    assert (info.audit.level, info.audit.allowed) == ("full", ["tracer-warning"])
+    assert repr(info.audit.probes) == (
+        "[AuditProbe(name='values', outcome='passed', runs=12, reason='')]"
+    )
+    assert repr(info.libraries) == (
+        "[NeededLibrary(file='libmine.so', operators=['mine::triple'], classes=[])]"
+    )
+    assert info.golden_calls == 2
+    manifest["audit"] = "full"
+    with pytest.raises(ts_infer.ModelLoadError, match="manifest is not of schema 1"):
+        runtime.read_model_info(save_model(Affine(), "m", manifest))
+
+
 def test_types_print_what_they_hold(affine_path: Path) -> None:
     timings: list[runtime.Timing] = []
     model = runtime.load(affine_path, device="cpu", name="m", on_timing=timings.append)

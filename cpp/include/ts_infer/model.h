@@ -38,6 +38,11 @@ struct LoadOptions {
   /// Intra-op threads of each call: set on the calling thread and put back. 0: left alone.
   int intra_op_threads = 0;
 
+  /// Shared libraries that register operators and classes of the model's own: loaded before it,
+  /// once, and never unloaded. Two files that register the same namespace end the process, as
+  /// torch has it.
+  std::vector<std::string> libraries;
+
   /// Name in logs and errors. Empty: the manifest's, else the file's.
   std::string name;
 
@@ -63,6 +68,34 @@ struct RunOptions {
   void* stream = nullptr;
 };
 
+/// A shared library that a model needs, and what it registers.
+struct NeededLibrary {
+  std::string file;  // name without folder; "" unknown
+  std::vector<std::string> operators;
+  std::vector<std::string> classes;
+};
+
+/// A part that the export compiled from its source instead of tracing it.
+struct ScriptedPart {
+  std::string name;
+  std::string reason;
+};
+
+/// What one probe of the export's audit did.
+struct AuditProbe {
+  std::string name;
+  std::string outcome;  // "passed", "found", "skipped"
+  std::int64_t runs = 0;
+  std::string reason;  // of a skipped one
+};
+
+/// How the export compared the model with the module.
+struct Audit {
+  std::string level;  // "full", "fast", "off"
+  std::vector<AuditProbe> probes;
+  std::vector<std::string> allowed;  // codes of findings that were accepted
+};
+
 /// What a file says of itself; nothing of it was run.
 struct ArchiveInfo {
   std::string path;
@@ -72,6 +105,11 @@ struct ArchiveInfo {
   std::string torch_version;  // that exported it; "" unknown
   std::optional<Signature> signature;  // nullopt: no manifest
   std::vector<std::map<std::string, std::vector<std::int64_t>>> warmup_shapes;
+  std::vector<std::string> state;        // paths of the attributes that calls change
+  std::vector<ScriptedPart> scripted;    // automatically, by the export
+  std::optional<Audit> audit;            // nullopt: not recorded
+  std::vector<NeededLibrary> libraries;  // to be given to LoadOptions::libraries
+  std::size_t golden_calls = 0;          // that verify() makes; 0: no golden sample
   std::vector<std::string> methods;
   std::vector<std::string> operators;  // "torch.conv2d", "ops.mine.op", sorted
   std::vector<std::string> devices;    // named in the code or the constants, sorted

@@ -9,4 +9,5 @@
 #include "ts_infer/tensor.h"
 #include "ts_infer/timing.h"
 #include "ts_infer/value.h"
+#include "ts_infer/verify.h"
 #include "ts_infer/version.h"

@@ -13,6 +13,7 @@
 #include <filesystem>
 
 #include "archive/code_scan.h"
+#include "archive/sha256.h"
 #include "messages.h"
 
 namespace ts_infer {
@@ -216,6 +217,12 @@ void Archive::read() {
       info_.torch_version = manifest.torch_version;
       info_.signature = std::move(manifest.signature);
       info_.warmup_shapes = std::move(manifest.warmup_shapes);
+      info_.state = std::move(manifest.state);
+      info_.scripted = std::move(manifest.scripted);
+      info_.audit = std::move(manifest.audit);
+      info_.libraries = std::move(manifest.libraries);
+      golden_ = std::move(manifest.golden);
+      if (golden_) info_.golden_calls = golden_->calls;
     }
   } catch (const ModelLoadError& error) {
     if (starts_with(error.what(), "[load]")) throw;
@@ -246,6 +253,19 @@ void Archive::require_intact() const {
                                 ": the file is damaged: the CRC-32 does not match in ",
                                 join(info_.damaged), "; copy or export it again"));
 }
+
+std::optional<std::string> Archive::extra_file(const std::string& name) const {
+  const std::string wanted = root_ + "extra/" + name;
+  const auto member = std::find_if(members_.begin(), members_.end(),
+                                   [&](const ZipMember& m) { return m.name == wanted; });
+  if (member == members_.end()) return std::nullopt;
+  PyTorchStreamReader unpacker(reader());
+  const auto content = intact_content(bytes_, *member, unpacker, inner_name(*member, root_));
+  if (!content) return std::nullopt;
+  return std::string(std::string_view(*content));
+}
+
+std::string Archive::sha256() const { return ts_infer::sha256(bytes_); }
 
 ArchiveInfo read_model_info(const std::string& path) { return Archive::open(path)->scan(); }
 

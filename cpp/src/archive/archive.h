@@ -3,6 +3,7 @@
 #include <caffe2/serialize/read_adapter_interface.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -35,16 +36,28 @@ class Archive {
   /// @throws ModelLoadError where a member's CRC-32 does not match.
   void require_intact() const;
 
+  /// Where the golden sample is; nullopt where the manifest names none.
+  const std::optional<Golden>& golden() const { return golden_; }
+
+  /// Bytes of an extra file, as torch.jit.load finds it in _extra_files; nullopt where it is
+  /// missing or damaged.
+  std::optional<std::string> extra_file(const std::string& name) const;
+
+  /// Of the whole file, 64 hexadecimal digits.
+  std::string sha256() const;
+
   /// What torch::jit::load reads from; valid as long as this archive.
   std::shared_ptr<caffe2::serialize::ReadAdapterInterface> reader() const;
 
   /// The file's name without folder and suffix, "model" for memory.
   std::string stem() const;
 
+  /// How errors call it: the path, "<memory>" where there is none.
+  std::string subject() const { return path_.empty() ? "<memory>" : path_; }
+
  private:
   Archive(std::string path, std::string_view bytes, bool mapped);
   void read();
-  std::string subject() const { return path_.empty() ? "<memory>" : path_; }
 
   std::string path_;
   std::string_view bytes_;
@@ -52,6 +65,7 @@ class Archive {
   std::string root_;  // the folder of every member, with its slash
   std::vector<ZipMember> members_;
   ArchiveInfo info_;
+  std::optional<Golden> golden_;
 };
 
 }  // namespace ts_infer

@@ -49,6 +49,53 @@ std::vector<TensorSpec> parse_specs(const json& values) {
   return specs;
 }
 
+std::vector<ScriptedPart> parse_scripted(const json& values) {
+  std::vector<ScriptedPart> parts;
+  for (const json& value : values) {
+    parts.push_back({value.at("name").get<std::string>(), value.value("reason", "")});
+  }
+  return parts;
+}
+
+Audit parse_audit(const json& value) {
+  Audit audit;
+  audit.level = value.value("level", "");
+  for (const json& probe : value.value("probes", json::array())) {
+    audit.probes.push_back({probe.at("name").get<std::string>(), probe.value("outcome", ""),
+                            probe.value("runs", std::int64_t{0}), probe.value("reason", "")});
+  }
+  audit.allowed = value.value("allowed", std::vector<std::string>());
+  return audit;
+}
+
+std::vector<NeededLibrary> parse_libraries(const json& values) {
+  std::vector<NeededLibrary> libraries;
+  for (const json& value : values) {
+    libraries.push_back({value.value("file", ""),
+                         value.value("operators", std::vector<std::string>()),
+                         value.value("classes", std::vector<std::string>())});
+  }
+  return libraries;
+}
+
+std::map<DType, Tolerance> parse_tolerances(const json& value) {
+  std::map<DType, Tolerance> tolerances;
+  for (const auto& [name, pair] : value.items()) {
+    // A dtype of a later version cannot come out of this one's models.
+    if (const auto dtype = dtype_from_string(name)) {
+      tolerances[*dtype] = {pair.at(0).get<double>(), pair.at(1).get<double>()};
+    }
+  }
+  return tolerances;
+}
+
+Golden parse_golden(const json& value) {
+  const json tolerance = value.value("tolerance", json::object());
+  return {value.at("file").get<std::string>(), value.at("calls").get<std::size_t>(),
+          parse_tolerances(tolerance.value("cpu", json::object())),
+          parse_tolerances(tolerance.value("accelerator", json::object()))};
+}
+
 }  // namespace
 
 Manifest parse_manifest(const std::string& text) {
@@ -70,6 +117,15 @@ Manifest parse_manifest(const std::string& text) {
     for (const json& shapes : root.value("warmup_shapes", json::array())) {
       manifest.warmup_shapes.push_back(
           shapes.get<std::map<std::string, std::vector<std::int64_t>>>());
+    }
+    manifest.state = root.value("state", std::vector<std::string>());
+    manifest.scripted = parse_scripted(root.value("scripted", json::array()));
+    if (const json audit = root.value("audit", json()); !audit.is_null()) {
+      manifest.audit = parse_audit(audit);
+    }
+    manifest.libraries = parse_libraries(root.value("libraries", json::array()));
+    if (const json golden = root.value("golden", json()); !golden.is_null()) {
+      manifest.golden = parse_golden(golden);
     }
     return manifest;
   } catch (const json::exception& error) {

@@ -2,12 +2,28 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "ts_infer/model.h"
 #include "ts_infer/signature.h"
 
 namespace ts_infer {
+
+/// |expected - actual| <= atol + rtol * |expected|
+struct Tolerance {
+  double rtol = 0;
+  double atol = 0;
+};
+
+/// Where the golden sample is, and how near a result must be to it.
+struct Golden {
+  std::string file;  // of the archive, below extra/
+  std::size_t calls = 0;
+  std::map<DType, Tolerance> on_cpu;
+  std::map<DType, Tolerance> on_accelerator;
+};
 
 /// extra/ts_infer/manifest.json: what the export wrote down about the model. Schema 1:
 ///
@@ -21,6 +37,12 @@ namespace ts_infer {
 ///   outputs         the same, flattened depth-first
 ///   methods         names
 ///   warmup_shapes   [{input name: sizes}], the first is the largest
+///   state           paths of the attributes that calls change
+///   scripted        [{"name", "reason"}]: parts that were scripted automatically
+///   audit           {"level", "probes": [{"name", "outcome", "runs", "reason"}], "allowed"}
+///   libraries       [{"file", "operators", "classes"}]: what must be loaded before the model
+///   golden          {"file", "calls", "tolerance": {"cpu" or "accelerator": {dtype: [rtol,
+///   atol]}}}
 struct Manifest {
   std::string name;
   std::string method;
@@ -28,6 +50,11 @@ struct Manifest {
   Signature signature;
   std::vector<std::string> methods;
   std::vector<std::map<std::string, std::vector<std::int64_t>>> warmup_shapes;
+  std::vector<std::string> state;
+  std::vector<ScriptedPart> scripted;
+  std::optional<Audit> audit;
+  std::vector<NeededLibrary> libraries;
+  std::optional<Golden> golden;
 };
 
 /// @throws ModelLoadError that says what is wrong, as a clause.

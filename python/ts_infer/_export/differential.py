@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 # Where the module itself refuses an input, the export may answer: the runtime checks these.
 _CHECKED_BY_RUNTIME = frozenset({"ranks", "dtypes"})
+
+_FRAME = re.compile(r"\S+\(\d+\): ")
 
 _ANNOTATE = (
     "a scripted forward takes every argument that is not annotated for a tensor: annotate the "
@@ -315,6 +318,8 @@ def essence(error: BaseException) -> str:
     TorchScript puts its own stack first and the reason last.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # A traced operator's error holds the Python stack that it was traced in.
+    lines = [line for line in lines if not _FRAME.match(line) and line != "At:"]
     if not lines:
         return type(error).__name__
     line = lines[-1] if lines[0].startswith("The following operation failed") else lines[0]

@@ -1,0 +1,377 @@
+#include "archive/golden.h"
+
+#include <ATen/ops/as_strided.h>
+#include <ATen/ops/empty.h>
+#include <c10/util/StringUtil.h>
+
+#include <cstring>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <utility>
+
+#include "archive/zip.h"
+#include "messages.h"
+#include "ts_infer/error.h"
+
+namespace ts_infer {
+namespace {
+
+using c10::IValue;
+
+constexpr int kDeepest = 64;         // containers within containers
+constexpr int kMostValues = 100000;  // in one list of calls
+
+[[noreturn]] void damaged(const std::string& what) { throw ModelLoadError(what); }
+
+std::optional<c10::ScalarType> storage_dtype(const std::string& global) {
+  static const std::unordered_map<std::string, c10::ScalarType> kStorages = {
+      {"torch BoolStorage", c10::kBool},
+      {"torch ByteStorage", c10::kByte},
+      {"torch CharStorage", c10::kChar},
+      {"torch ShortStorage", c10::kShort},
+      {"torch IntStorage", c10::kInt},
+      {"torch LongStorage", c10::kLong},
+      {"torch HalfStorage", c10::kHalf},
+      {"torch BFloat16Storage", c10::kBFloat16},
+      {"torch FloatStorage", c10::kFloat},
+      {"torch DoubleStorage", c10::kDouble},
+      {"torch ComplexFloatStorage", c10::kComplexFloat},
+      {"torch ComplexDoubleStorage", c10::kComplexDouble},
+  };
+  const auto found = kStorages.find(global);
+  if (found == kStorages.end()) return std::nullopt;
+  return found->second;
+}
+
+/// The files of a torch.save archive by their names inside its folder.
+class SavedFile {
+ public:
+  explicit SavedFile(std::string_view bytes) : bytes_(bytes), members_(read_zip_directory(bytes)) {}
+
+  std::string_view at(const std::string& name) const {
+    for (const ZipMember& member : members_) {
+      if (member.name.substr(member.name.find('/') + 1) != name) continue;
+      const std::string_view content = bytes_.substr(member.data_offset, member.compressed_size);
+      if (member.compression != 0) damaged(name + " is compressed");
+      return content;
+    }
+    damaged(name + " is missing");
+  }
+
+ private:
+  std::string_view bytes_;
+  std::vector<ZipMember> members_;
+};
+
+/// A machine for the opcodes that pickle protocol 2 writes for plain values and tensors. A global
+/// is a string here, which only kReduce and kBinPersId read as a name.
+class Unpickler {
+ public:
+  explicit Unpickler(const SavedFile& file) : file_(file), pickle_(file.at("data.pkl")) {}
+
+  IValue read() {
+    for (;;) {
+      const auto opcode = number<std::uint8_t>();
+      if (opcode == '.') return pop();
+      step(opcode);
+    }
+  }
+
+ private:
+  void step(std::uint8_t opcode) {
+    switch (opcode) {
+      case 0x80:  // PROTO
+        if (const int protocol = number<std::uint8_t>(); protocol != 2) {
+          damaged(c10::str("expected pickle protocol 2, got ", protocol));
+        }
+        return;
+      case 'N':
+        return push({});
+      case 0x88:
+        return push(true);
+      case 0x89:
+        return push(false);
+      case 'J':
+        return push(std::int64_t{number<std::int32_t>()});
+      case 'K':
+        return push(std::int64_t{number<std::uint8_t>()});
+      case 'M':
+        return push(std::int64_t{number<std::uint16_t>()});
+      case 0x8a:
+        return push(long_integer());
+      case 'G':
+        return push(big_endian_double());
+      case 'X':
+        return push(std::string(take(number<std::uint32_t>())));
+      case 'c': {
+        const std::string module = line();
+        return push(module + ' ' + line());
+      }
+      case ']':
+        return push(c10::impl::GenericList(c10::AnyType::get()));
+      case '}':
+        return push(c10::impl::GenericDict(c10::AnyType::get(), c10::AnyType::get()));
+      case ')':
+        return push_tuple(0);
+      case 0x85:
+      case 0x86:
+      case 0x87:
+        return push_tuple(opcode - 0x84u);
+      case '(':
+        marks_.push_back(stack_.size());
+        return;
+      case 't':
+        return push_tuple(above_mark());
+      case 'a':
+        return append(1);
+      case 'e':
+        return append(above_mark());
+      case 's':
+        return set_items(2);
+      case 'u':
+        return set_items(above_mark());
+      case 'q':
+        memo_[number<std::uint8_t>()] = top();
+        return;
+      case 'r':
+        memo_[number<std::uint32_t>()] = top();
+        return;
+      case 'h':
+        return push_memo(number<std::uint8_t>());
+      case 'j':
+        return push_memo(number<std::uint32_t>());
+      case 'Q':
+        return push(storage(pop()));
+      case 'R': {
+        const IValue arguments = pop();
+        const IValue function = pop();
+        return push(reduce(text(function), arguments));
+      }
+      default:
+        damaged(c10::str("opcode ", static_cast<int>(opcode),
+                         " is none that torch.save writes for plain values and tensors"));
+    }
+  }
+
+  std::string_view take(std::size_t size) {
+    if (size > pickle_.size()) damaged("data.pkl ends too early");
+    const std::string_view taken = pickle_.substr(0, size);
+    pickle_.remove_prefix(size);
+    return taken;
+  }
+
+  template <typename T>
+  T number() {
+    T value = 0;
+    std::memcpy(&value, take(sizeof(T)).data(), sizeof(T));
+    return value;
+  }
+
+  std::string line() {
+    const std::size_t end = pickle_.find('\n');
+    if (end == std::string_view::npos) damaged("data.pkl ends too early");
+    std::string text(take(end));
+    take(1);
+    return text;
+  }
+
+  std::int64_t long_integer() {
+    const std::string_view digits = take(number<std::uint8_t>());
+    if (digits.size() > 8) damaged("an integer has more than 64 bits");
+    // Two's complement, little-endian: the last byte has the sign.
+    std::uint64_t value = !digits.empty() && digits.back() < 0 ? ~std::uint64_t{0} : 0;
+    for (std::size_t i = digits.size(); i-- > 0;) {
+      value = value << 8 | static_cast<unsigned char>(digits[i]);
+    }
+    return static_cast<std::int64_t>(value);
+  }
+
+  double big_endian_double() {
+    std::uint64_t bits = 0;
+    for (const char byte : take(8)) bits = bits << 8 | static_cast<unsigned char>(byte);
+    double value = 0;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+  }
+
+  void push(IValue value) { stack_.push_back(std::move(value)); }
+
+  IValue& top() {
+    if (stack_.size() <= (marks_.empty() ? 0 : marks_.back())) damaged("data.pkl is no pickle");
+    return stack_.back();
+  }
+
+  IValue pop() {
+    IValue value = std::move(top());
+    stack_.pop_back();
+    return value;
+  }
+
+  std::vector<IValue> pop(std::size_t count) {
+    std::vector<IValue> values(count);
+    for (std::size_t i = count; i-- > 0;) values[i] = pop();
+    return values;
+  }
+
+  /// Takes the mark away; returns how many values lie above it.
+  std::size_t above_mark() {
+    if (marks_.empty()) damaged("data.pkl is no pickle");
+    const std::size_t count = stack_.size() - marks_.back();
+    marks_.pop_back();
+    return count;
+  }
+
+  void push_tuple(std::size_t count) { push(c10::ivalue::Tuple::create(pop(count))); }
+
+  void push_memo(std::uint32_t index) {
+    const auto found = memo_.find(index);
+    if (found == memo_.end()) damaged("data.pkl is no pickle");
+    push(found->second);
+  }
+
+  void append(std::size_t count) {
+    const std::vector<IValue> values = pop(count);
+    if (!top().isList()) damaged("expected a list, got " + top().tagKind());
+    auto list = top().toList();
+    for (const IValue& value : values) list.push_back(value);
+  }
+
+  void set_items(std::size_t count) {
+    const std::vector<IValue> values = pop(count);
+    if (!top().isGenericDict() || count % 2 != 0) {
+      damaged("expected a dict, got " + top().tagKind());
+    }
+    auto dict = top().toGenericDict();
+    for (std::size_t i = 0; i < count; i += 2) {
+      const IValue& key = values[i];
+      if (!key.isString() && !key.isInt() && !key.isDouble() && !key.isBool()) {
+        damaged("a dict has a key of type " + key.tagKind());
+      }
+      dict.insert_or_assign(key, values[i + 1]);
+    }
+  }
+
+  static const std::string& text(const IValue& value) {
+    if (!value.isString()) damaged("expected a name, got " + value.tagKind());
+    return value.toStringRef();
+  }
+
+  static std::int64_t integer(const IValue& value) {
+    if (!value.isInt()) damaged("expected an integer, got " + value.tagKind());
+    return value.toInt();
+  }
+
+  static double real(const IValue& value) {
+    if (!value.isDouble()) damaged("expected a float, got " + value.tagKind());
+    return value.toDouble();
+  }
+
+  static std::vector<IValue> elements(const IValue& value, std::size_t at_least) {
+    if (!value.isTuple() || value.toTupleRef().elements().size() < at_least) {
+      damaged(c10::str("expected a tuple of ", at_least, ", got ", value.tagKind()));
+    }
+    return value.toTupleRef().elements().vec();
+  }
+
+  static std::vector<std::int64_t> sizes(const IValue& value) {
+    std::vector<std::int64_t> found;
+    for (const IValue& element : elements(value, 0)) {
+      found.push_back(integer(element));
+      if (found.back() < 0) damaged("a tensor has a negative size or stride");
+    }
+    return found;
+  }
+
+  /// ("storage", type, key, location, elements), as a tensor of one dimension.
+  IValue storage(const IValue& id) {
+    const std::vector<IValue> parts = elements(id, 5);
+    const auto dtype = storage_dtype(text(parts[1]));
+    if (!dtype) damaged(text(parts[1]) + " is no dtype that this version has");
+    const std::string& key = text(parts[2]);
+    const auto known = storages_.find(key);
+    if (known != storages_.end()) return known->second;
+    const std::string_view data = file_.at("data/" + key);
+    const std::int64_t count = integer(parts[4]);
+    const std::size_t item = c10::elementSize(*dtype);
+    if (count < 0 || static_cast<std::uint64_t>(count) > data.size() / item) {
+      damaged(c10::str("data/", key, ": expected ", count, " elements of ", item, " bytes, got ",
+                       data.size(), " bytes"));
+    }
+    const at::Tensor tensor = at::empty({count}, at::TensorOptions(c10::kCPU).dtype(*dtype));
+    if (count > 0) std::memcpy(tensor.data_ptr(), data.data(), tensor.nbytes());
+    return storages_[key] = tensor;
+  }
+
+  static IValue reduce(const std::string& function, const IValue& arguments) {
+    if (function == "collections OrderedDict") {
+      return c10::impl::GenericDict(c10::AnyType::get(), c10::AnyType::get());
+    }
+    if (function == "__builtin__ complex") {
+      const std::vector<IValue> parts = elements(arguments, 2);
+      return c10::complex<double>(real(parts[0]), real(parts[1]));
+    }
+    if (function != "torch._utils _rebuild_tensor_v2") {
+      damaged(function + " is none of the values that this version reads");
+    }
+    const std::vector<IValue> parts = elements(arguments, 6);
+    if (!parts[0].isTensor()) damaged("expected a storage, got " + parts[0].tagKind());
+    const std::vector<std::int64_t> shape = sizes(parts[2]);
+    const std::vector<std::int64_t> strides = sizes(parts[3]);
+    const std::int64_t offset = integer(parts[1]);
+    if (shape.size() != strides.size() || offset < 0) damaged("a tensor has no valid shape");
+    return at::as_strided(parts[0].toTensor(), shape, strides, offset);  // checks the bounds
+  }
+
+  const SavedFile& file_;
+  std::string_view pickle_;
+  std::vector<IValue> stack_;
+  std::vector<std::size_t> marks_;
+  std::unordered_map<std::uint32_t, IValue> memo_;
+  std::unordered_map<std::string, at::Tensor> storages_;
+};
+
+/// A damaged file may hold a list within itself.
+void check_nesting(const IValue& value, int depth, int& values) {
+  if (depth > kDeepest || ++values > kMostValues) damaged("its values are nested too deep");
+  if (value.isTuple()) {
+    for (const IValue& element : value.toTupleRef().elements()) {
+      check_nesting(element, depth + 1, values);
+    }
+  } else if (value.isList()) {
+    for (const IValue& element : value.toList()) check_nesting(element, depth + 1, values);
+  } else if (value.isGenericDict()) {
+    for (const auto& entry : value.toGenericDict()) check_nesting(entry.value(), depth + 1, values);
+  }
+}
+
+std::vector<IValue> entry(const IValue& dict, const char* key) {
+  if (dict.isGenericDict()) {
+    const auto entries = dict.toGenericDict();
+    const auto found = entries.find(key);
+    if (found != entries.end() && found->value().isList()) return found->value().toListRef().vec();
+  }
+  damaged(c10::str("expected a dict with a list \"", key, "\", got ", dict.tagKind()));
+}
+
+}  // namespace
+
+std::vector<GoldenCall> read_golden(std::string_view bytes) {
+  try {
+    const SavedFile file(bytes);
+    const IValue root = Unpickler(file).read();
+    int values = 0;
+    check_nesting(root, 0, values);
+    std::vector<GoldenCall> calls;
+    for (const IValue& call : entry(root, "calls")) {
+      calls.push_back({entry(call, "inputs"), entry(call, "outputs")});
+    }
+    return calls;
+  } catch (const Error&) {
+    throw;
+  } catch (const std::exception& error) {
+    throw ModelLoadError(clean_message(error));
+  }
+}
+
+}  // namespace ts_infer
