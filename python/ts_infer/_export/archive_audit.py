@@ -72,7 +72,13 @@ def audit(
         with watch_warnings(), fixed_seed():
             if module is not None:
                 _against_module(
-                    report, archive, module, example_inputs, dynamic_shapes, preserved_methods
+                    report,
+                    archive,
+                    document,
+                    module,
+                    example_inputs,
+                    dynamic_shapes,
+                    preserved_methods,
                 )
             else:
                 _alone(report, archive, document, example_inputs, dynamic_shapes)
@@ -112,6 +118,7 @@ def _open(archive: Path) -> Any:
 def _against_module(
     report: ExportReport,
     archive: Path,
+    document: dict[str, Any],
     module: nn.Module,
     example_inputs: Any,
     dynamic_shapes: Any,
@@ -143,11 +150,18 @@ def _against_module(
     result = Audit(
         subject, dynamic, eager, level=report.audit, fork=fork, on_run=lambda _: None
     ).run()
-    found, notes = eager_findings(eager, traced=report.method != "script")
+    found, notes = eager_findings(eager, _scripted_paths(document))
     report.findings = [*found, *result.findings]
     report.notes += [*notes, *result.notes]
     report.probes = result.probes
     report.runs = result.runs
+
+
+def _scripted_paths(document: dict[str, Any]) -> set[str]:
+    """Return the submodules that the manifest says were scripted, "" for the whole."""
+    if document.get("method", "script") == "script":
+        return {""}
+    return {path for part in document.get("scripted", []) for path in part["name"].split(", ")}
 
 
 def _alone(

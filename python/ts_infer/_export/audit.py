@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -350,12 +350,13 @@ def scan_findings(found: Scan, names: Sequence[str] = ()) -> list[Finding]:
     return findings
 
 
-def eager_findings(eager: Eager, traced: bool) -> tuple[list[Finding], list[str]]:
+def eager_findings(eager: Eager, scripted: Collection[str]) -> tuple[list[Finding], list[str]]:
     """Turn what the module does into findings and notes.
 
     Args:
         eager: What it does.
-        traced: Whether its Python code was run to record it; scripted code keeps plain state.
+        scripted: Paths of the submodules that were scripted, which keep their attributes; "" is
+            the whole module.
     """
     findings = []
     notes = []
@@ -387,13 +388,19 @@ def eager_findings(eager: Eager, traced: bool) -> tuple[list[Finding], list[str]
             source=state.source,
             probe="module",
         )
-        for state in (eager.python_state if traced else ())
+        for state in eager.python_state
+        if state.owner is None or not _is_within(state.owner, scripted)
     ]
-    if eager.caches and traced:
+    if eager.caches and "" not in scripted:
         notes.append(
             f"kept from the first call, and constant in a trace: {', '.join(eager.caches)}"
         )
     return findings, notes
+
+
+def _is_within(path: str, others: Collection[str]) -> bool:
+    """Whether a submodule is one of some others, or inside of one."""
+    return any(other in ("", path) or path.startswith(f"{other}.") for other in others)
 
 
 def forkable(module: torch.nn.Module, example: Example) -> bool:

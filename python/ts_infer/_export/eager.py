@@ -42,9 +42,18 @@ _WRITERS = frozenset({"append", "extend", "clear", "update", "insert", "add", "s
 
 @dataclass
 class PythonState:
-    """A plain Python value that each call changes and that the code reads."""
+    """A plain Python value that each call changes and that the code reads.
+
+    Attributes:
+        name: Its name, with its module's path.
+        owner: The path of the submodule that has it, "" for the root; None for a global.
+        file: Where the code reads it.
+        line: The line of that.
+        source: The text of that.
+    """
 
     name: str
+    owner: str | None
     file: str | None = None
     line: int | None = None
     source: str = ""
@@ -351,7 +360,8 @@ def _sort_python_state(
         if any(value != later[0] for value in later[1:]):
             place = _place_that_reads(module, owner, name)
             if place is not None:
-                found.python_state.append(PythonState(label, *place))
+                path = None if owner.startswith("globals of ") else owner
+                found.python_state.append(PythonState(label, path, *place))
         elif values[0] != values[-1]:
             found.caches.append(label)
 

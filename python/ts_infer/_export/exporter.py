@@ -311,7 +311,8 @@ class _Job:
         if built.failed:
             return candidate
         traced = plan.method != "script"
-        found, notes = eager_findings(self.eager, traced and not plan.units)
+        scripted = {path for unit in plan.units for path in unit.paths} if traced else {""}
+        found, notes = eager_findings(self.eager, scripted)
         candidate.findings += found
         candidate.notes += notes
         if traced:

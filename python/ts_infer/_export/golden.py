@@ -51,7 +51,7 @@ def sample(exported: Any, example: Example, eager: Eager) -> tuple[bytes | None,
         return None, f"inputs and outputs have {weight / 1e6:.0f} MB"
     calls = [{"inputs": inputs, "outputs": _plain(leaves)} for leaves in eager.results]
     buffer = io.BytesIO()
-    torch.save({"calls": calls}, buffer)
+    torch.save({"calls": calls}, buffer, pickle_protocol=2)  # what the runtime reads
     return buffer.getvalue(), ""
 
 
