@@ -23,8 +23,8 @@ TIMEOUT_S = 180
 
 # In a process of its own: what is registered stays registered.
 EXPORT = """
-import json, sys, warnings
-import torch
+import sys, warnings
+import torch, ts_infer
 warnings.simplefilter("ignore")
 library, folder = sys.argv[1:]
 torch.ops.load_library(library)
@@ -40,17 +40,9 @@ class Scaled(torch.nn.Module):
     def forward(self, x):
         return self.scaler.apply(x)
 
-for name, module, needs in (
-    ("operator", Operator(), {"operators": ["ts_infer_test::triple"], "classes": []}),
-    ("class", Scaled(),
-     {"operators": [], "classes": ["__torch__.torch.classes.ts_infer_test.Scaler"]}),
-    ("unrecorded", Operator(), None),
-):
-    manifest = {"schema": 1, "name": name, "inputs": [{"name": "x"}]}
-    if needs:
-        manifest["libraries"] = [{"file": "libts_infer_ops_library.so", **needs}]
-    extra = {"ts_infer/manifest.json": json.dumps(manifest)}
-    torch.jit.save(torch.jit.script(module), f"{folder}/{name}.pt", _extra_files=extra)
+for name, module in (("operator", Operator()), ("class", Scaled())):
+    ts_infer.export(module.eval(), torch.ones(2), f"{folder}/{name}.pt", audit="fast")
+torch.jit.save(torch.jit.script(Operator()), f"{folder}/unrecorded.pt")
 """
 
 Run = subprocess.CompletedProcess[str]
