@@ -1,4 +1,19 @@
-"""Exporting a module to one file, checked against the module; auditing a file."""
+"""Exporting a module to one file, checked against the module; auditing a file.
+
+exporter         `export`: the ways that are tried, and the file that is written
+archive_audit    `audit`: an archive that was there before
+audit            the probes, their order and budgets
+differential     one comparison of module and export, and what it found
+variants         the inputs that are compared on; `shapes` has the dynamic dims
+isolation        the fork that a probe can be killed in
+eager            what the module does by itself: state, random draws, inputs it changes
+build, capture   tracing, scripting, freezing, saving; `conversions` watches the tracer
+observe, scripting   what runs with which types; scripting the parts that a trace would lose
+scan, devices    reading graphs; making them follow the inputs' device
+locate, source   the Python statement behind a finding
+manifest, golden, libraries   what lies beside the model in the archive
+report           findings, probes and their text; findings.md explains every code
+"""
 
 from ts_infer._export.archive_audit import audit
 from ts_infer._export.exporter import export

@@ -308,6 +308,11 @@ class Audit:
             probe.outcome, probe.reason = "skipped", outcome.failure
             return
         _, runs, reason = answer
+        exported = self.result.exported
+        if not runs and (exported is None or not exported.devices):
+            # No operator names a device: state, or a number that torch keeps on the CPU.
+            probe.outcome, probe.reason = "skipped", f"inconclusive there: {reason}"
+            return
         if not runs:
             self.result.findings.append(
                 Finding(
