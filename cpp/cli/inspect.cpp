@@ -43,7 +43,8 @@ void print_provenance(const ArchiveInfo& info) {
     std::cout << "scripted    " << part.name << ": " << part.reason << '\n';
   }
   if (info.golden_calls > 0) {
-    std::cout << "golden      " << info.golden_calls << " calls, which ts_infer verify makes\n";
+    std::cout << "golden      " << info.golden_calls
+              << (info.golden_calls == 1 ? " call" : " calls") << ", which ts_infer verify makes\n";
   }
 }
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import linecache
 import subprocess
 import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +22,10 @@ from ts_infer.models import decision_gate, densetnt
 from ts_infer.models.densetnt import goals
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from ts_infer._export.report import Finding
 
 
 class Plain(nn.Module):
@@ -161,22 +166,77 @@ def test_script_without_a_main_guard(tmp_path: Path) -> None:
     assert done.stdout.split() == ["script", "1.0"]
 
 
-def test_class_that_has_no_file(path: Path) -> None:
-    """As in a notebook, whose cells are sources of their own."""
-    import linecache
+@pytest.fixture
+def run_cell(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict[str, Any]]:
+    """Runs a source as a notebook does: it has no file, and neither has its Python module."""
+    notebook = ModuleType("notebook")
+    monkeypatch.setitem(sys.modules, "notebook", notebook)
 
-    source = (
+    def run(source: str) -> dict[str, Any]:
+        cell = f"/nowhere/ipykernel_1/{abs(hash(source))}.py"
+        lines = source.splitlines(keepends=True)
+        monkeypatch.setitem(linecache.cache, cell, (len(source), None, lines, cell))
+        exec(compile(source, cell, "exec"), vars(notebook))
+        return vars(notebook)
+
+    return run
+
+
+def test_class_of_a_notebook(run_cell: Callable[[str], dict[str, Any]], path: Path) -> None:
+    cell = run_cell(
         "import torch\n"
+        "class Scale:\n"
+        "    def __init__(self, by: float):\n"
+        "        self.by = by\n"
+        "    def of(self, x: torch.Tensor) -> torch.Tensor:\n"
+        "        return x * self.by\n"
         "class Gate(torch.nn.Module):\n"
         "    def forward(self, x):\n"
+        "        scale = Scale(-1.0)\n"
         "        if x.sum() > 0:\n"
         "            return x\n"
-        "        return -x\n"
+        "        return scale.of(x)\n"
     )
-    name = "<ipython-input-1-0123456789ab>"
-    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
-    namespace: dict[str, Any] = {"__name__": "__main__"}
-    exec(compile(source, name, "exec"), namespace)
-    report = ts_infer.export(namespace["Gate"]().eval(), torch.ones(2, 3), path)
+    report = ts_infer.export(cell["Gate"]().eval(), torch.ones(2, 3), path)
     assert report.method == "script"
     assert jit_load(str(path))(-torch.ones(1)) == 1
+
+
+def test_state_of_a_class_of_a_notebook_is_seen(
+    run_cell: Callable[[str], dict[str, Any]], path: Path
+) -> None:
+    cell = run_cell(
+        "import torch\n"
+        "class Counts(torch.nn.Module):\n"
+        "    count = 0\n"
+        "    def forward(self, x):\n"
+        "        self.count += 1\n"
+        "        return x * self.count\n"
+    )
+    with pytest.raises(ts_infer.ExportError) as caught:
+        ts_infer.export(cell["Counts"]().eval(), torch.ones(2, 3), path, method="trace")
+    finding = finding_of(caught.value, "python-state")
+    assert (finding.line, finding.source) == (6, "return x * self.count")
+
+
+def finding_of(error: ts_infer.ExportError, code: str) -> Finding:
+    assert error.report is not None
+    return next(f for f in error.report.findings if f.code == code)
+
+
+def test_line_that_cannot_be_scripted_is_shown_as_it_stands(
+    run_cell: Callable[[str], dict[str, Any]], path: Path
+) -> None:
+    line = "kept = {str(v) for v in x.flatten().tolist()}"
+    cell = run_cell(
+        "import torch\n"
+        "class Distinct(torch.nn.Module):\n"
+        "    def forward(self, x):\n"
+        f"        {line}\n"
+        "        return x * len(kept)\n"
+    )
+    with pytest.raises(ts_infer.ExportError) as caught:
+        ts_infer.export(cell["Distinct"]().eval(), torch.ones(2, 3), path)
+    for code in ("tracer-warning", "script-failed"):
+        finding = finding_of(caught.value, code)
+        assert (finding.line, finding.source) == (4, line)

@@ -13,6 +13,7 @@ from archives import jit_load, quiet_torch_jit, script
 from torch import Tensor, nn
 
 from ts_infer import runtime
+from ts_infer._export import export
 from ts_infer._export.devices import Rewrite, follow_input_device
 from ts_infer._export.scan import nodes_of, scan
 
@@ -261,6 +262,13 @@ def test_device_that_the_source_names_stays() -> None:
     assert [node.operator for node in rewrite.rewritten] == ["aten::ones"]
     assert "aten::zeros" in [node.operator for node in rewrite.named]
     assert rewrite.left == []
+
+
+def test_report_notes_the_device_that_the_source_names(tmp_path: Path) -> None:
+    report = export(Named().eval(), X, tmp_path / "m.pt", method="trace", audit="fast")
+    (note,) = (note for note in report.notes if "the source names" in note)
+    assert "aten::zeros at" in note
+    assert "aten::ones" not in note
 
 
 def forked(x: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from ts_infer._export import ExportReport, variants
 from ts_infer._export import export as export_with_defaults
 from ts_infer._export.capture import watch_warnings
 from ts_infer._export.compare import compare
+from ts_infer._export.differential import essence
 from ts_infer._export.source import statement_at
 
 if TYPE_CHECKING:
@@ -347,6 +348,9 @@ def test_export_fails_when_state_in_an_attribute_is_lost(path: Path) -> None:
     report = refusal(Forgetful().eval(), torch.ones(2, 3), path)
     (finding,) = report.findings
     assert finding.code == "state-lost"
+    assert finding.message.endswith(
+        "\nlikely cause: the line changes a Python attribute or a global variable"
+    )
     assert "call 2" in finding.inputs
     assert finding.line == line_of(Forgetful, "self.hidden = self")
 
@@ -861,6 +865,35 @@ def test_compare_requires_equal_integers_and_dtypes() -> None:
     dtype = compare(torch.ones(2), torch.ones(2, dtype=torch.float64))
     assert dtype.difference is not None
     assert dtype.difference.structural
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("no data", "RuntimeError: no data"),
+        ("RuntimeError: RuntimeError: no data", "RuntimeError: no data"),
+        ("size (3): no data\nHint: give some", "RuntimeError: size (3): no data"),
+        (
+            """\
+The following operation failed in the TorchScript interpreter.
+Traceback of TorchScript, original code (most recent call last):
+  File "my cell.py", line 7, in forward
+        if y.sum() > 0:
+           ~~~~~~~~~~~ <--- HERE
+RuntimeError: RuntimeError: no data
+
+At:
+  /my models/my cell.py(7): forward
+  <frozen runpy>(198): _run_module_as_main
+  /my models/run.py(2): <module>
+""",
+            "RuntimeError: no data",
+        ),
+        ("", "RuntimeError"),
+    ],
+)
+def test_essence_of_an_error_is_its_type_once_and_its_reason(text: str, expected: str) -> None:
+    assert essence(RuntimeError(text)) == expected
 
 
 def test_compare_takes_a_tuple_for_a_named_tuple_but_no_list() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ts_infer._export import isolation, variants
@@ -68,58 +68,44 @@ class AuditResult:
     exported: Scan | None = None
 
 
+@dataclass
 class Audit:
     """Runs the probes on one exported file.
 
     A probe that does not answer within its budget is killed; what it did not get to is reported
     as skipped. The budget grows with the time that the module itself takes.
+
+    Attributes:
+        subject: The module and its export.
+        shapes: The dynamic dims.
+        eager: What the module does on the example.
+        level: "full", "fast" or "off".
+        fork: Whether probes run in processes of their own.
+        on_run: Called with a probe's name for each comparison.
+        traced: Whether an argument that nothing uses may have been lost by tracing.
+        stop_at_first: Whether to leave the rest out once a probe found something.
+        result: What was found so far.
     """
 
-    def __init__(
-        self,
-        subject: Subject,
-        shapes: DynamicShapes,
-        eager: Eager,
-        *,
-        level: str,
-        fork: bool,
-        on_run: OnRun,
-        traced: bool = False,
-        stop_at_first: bool = False,
-    ) -> None:
-        """Prepare an audit.
-
-        Args:
-            subject: The module and its export.
-            shapes: The dynamic dims.
-            eager: What the module does on the example.
-            level: "full", "fast" or "off".
-            fork: Whether probes run in processes of their own.
-            on_run: Called with a probe's name for each comparison.
-            traced: Whether an argument that nothing uses may have been lost by tracing.
-            stop_at_first: Whether to leave the rest out once a probe found something.
-        """
-        self._subject = subject
-        self._shapes = shapes
-        self._eager = eager
-        self._level = level
-        self._fork = fork
-        self._on_run = on_run
-        self._traced = traced
-        self._stop_at_first = stop_at_first
-        self._base = {dim.name: dim.example for dim in shapes.dims.values()}
-        # Seconds without an answer. A call may compile first, and it may count to a large number.
-        self._budget_s = 10.0 + 100.0 * eager.seconds
-        self.result = AuditResult()
+    subject: Subject
+    shapes: DynamicShapes
+    eager: Eager
+    _: KW_ONLY
+    level: str
+    fork: bool
+    on_run: OnRun
+    traced: bool = False
+    stop_at_first: bool = False
+    result: AuditResult = field(default_factory=AuditResult, init=False)
 
     def run(self) -> AuditResult:
         """Run the probes of the level, the most telling ones first."""
-        example = self._subject.example
+        example = self.subject.example
         steps: list[Callable[[], None]] = []
-        sizes, notes = variants.sizes(example, self._shapes)
+        sizes, notes = variants.sizes(example, self.shapes)
         self.result.notes += notes
         values, extremes = variants.values(example), variants.extremes(example)
-        if self._level == "full":
+        if self.level == "full":
             steps = [
                 self._scan,
                 lambda: self._compare("values", values),
@@ -128,11 +114,11 @@ class Audit:
                 lambda: self._compare("extremes", extremes),
                 lambda: self._compare("ranks", variants.ranks(example)),
                 # What was scripted has the types that it was seen to take.
-                lambda: self._compare("dtypes", variants.dtypes(example, self._traced)),
-                lambda: self._compare("lengths", variants.lengths(example, self._eager.asked_keys)),
+                lambda: self._compare("dtypes", variants.dtypes(example, self.traced)),
+                lambda: self._compare("lengths", variants.lengths(example, self.eager.asked_keys)),
                 self._meta,
             ]
-        elif self._level == "fast":
+        elif self.level == "fast":
             steps = [
                 self._scan,
                 lambda: self._compare("values", values[:1]),
@@ -141,9 +127,9 @@ class Audit:
                     "extremes", [v for v in extremes if "one NaN" in v.label][:1]
                 ),
             ]
-            if self._subject.methods:
+            if self.subject.methods:
                 steps.append(lambda: self._repeats([], calls=1))
-        if self._level != "off":
+        if self.level != "off":
             self._compare("example", [variants.example(example)], calls=2)
             if not any(run.probe == "example" for run in self.result.runs):
                 self.result.findings.append(
@@ -159,7 +145,7 @@ class Audit:
             return self.result  # it does not even compute the example
         for step in steps:
             step()
-            if self._stop_at_first and self.result.findings:
+            if self.stop_at_first and self.result.findings:
                 break
         return self.result
 
@@ -178,7 +164,7 @@ class Audit:
             batch = left
 
             def task(emit: Emit, batch: Sequence[Variant] = batch) -> None:
-                compare_variants(self._subject, name, batch, emit, calls)
+                compare_variants(self.subject, name, batch, emit, calls)
 
             outcome = self._run(name, task)
             probe.seconds += outcome.seconds
@@ -197,26 +183,28 @@ class Audit:
         # What differs by its values alone says nothing of state.
         equal = {run.inputs for run in self.result.runs if run.outcome == "equal"}
         others = [variant for variant in values if variant.label in equal]
-        made = [variants.example(self._subject.example), *others[:2]]
+        made = [variants.example(self.subject.example), *others[:2]]
 
         def task(emit: Emit) -> None:
-            compare_repeats(self._subject, made, calls, emit)
+            compare_repeats(self.subject, made, calls, emit)
 
         outcome = self._run("repeats", task)
         probe.seconds = outcome.seconds
         self._read(outcome.messages, probe)
         skipped = [outcome.failure] if outcome.failure and not probe.runs else []
-        methods = self._subject.methods
-        callable_ = callable_without_arguments(self._subject.module, methods)
+        methods = self.subject.methods
+        callable_ = callable_without_arguments(self.subject.module, methods)
         skipped += [f"method {name} takes arguments" for name in sorted({*methods} - {*callable_})]
         self._close(probe, skipped)
 
     def _run(self, name: str, task: Callable[[Emit], None]) -> isolation.Outcome:
         def on_message(message: Any) -> None:
             if isinstance(message, tuple) and message[0] == "start":
-                self._on_run(name)
+                self.on_run(name)
 
-        return isolation.run(task, budget_s=self._budget_s, on_message=on_message, fork=self._fork)
+        # Seconds without an answer. A call may compile first, and it may count to a large number.
+        budget_s = 10.0 + 100.0 * self.eager.seconds
+        return isolation.run(task, budget_s=budget_s, on_message=on_message, fork=self.fork)
 
     def _read(self, messages: Sequence[Any], probe: Probe) -> tuple[int | None, bool]:
         """Take in messages; return the index of the last one begun, and whether it was answered."""
@@ -240,7 +228,7 @@ class Audit:
         if run.max_abs_diff is not None:
             probe.max_abs_diff = max(probe.max_abs_diff or 0.0, run.max_abs_diff)
         if compared.output_shapes and run.probe in ("example", "sizes"):
-            sizes = run.sizes or self._base
+            sizes = run.sizes or {dim.name: dim.example for dim in self.shapes.dims.values()}
             self.result.output_shapes.append((dict(sizes), compared.output_shapes))
         finding = compared.finding
         if finding is None:
@@ -285,7 +273,7 @@ class Audit:
     def _scan(self) -> None:
         probe = Probe("graph")
         self.result.probes.append(probe)
-        archive = self._subject.archive
+        archive = self.subject.archive
         outcome = self._run("graph", lambda emit: emit(scan(jit_load(archive))))
         probe.seconds = outcome.seconds
         found = next((m for m in outcome.messages if isinstance(m, Scan)), None)
@@ -294,14 +282,14 @@ class Audit:
             return
         self.result.exported = found
         self.result.findings += scan_findings(
-            found, self._eager.used_arguments if self._traced else ()
+            found, self.eager.used_arguments if self.traced else ()
         )
         self._close_reading(probe)
 
     def _meta(self) -> None:
         probe = Probe("meta")
         self.result.probes.append(probe)
-        outcome = self._run("meta", lambda emit: emit(("meta", *runs_on_meta(self._subject))))
+        outcome = self._run("meta", lambda emit: emit(("meta", *runs_on_meta(self.subject))))
         probe.seconds = outcome.seconds
         answer = next((m for m in outcome.messages if m[0] == "meta"), None)
         if answer is None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ts_infer._export.cli import AUDIT_FAILED, USAGE_ERROR, UsageError, fail, options_of, write_json
+from ts_infer._export.cli import AUDIT_FAILED, UsageError, fail, options_of, show
 from ts_infer._export.report import ALLOWABLE
 
 _DESCRIPTION = """\
@@ -112,14 +112,7 @@ def run(args: argparse.Namespace) -> int:
         elif args.input:
             given["example_inputs"] = dict(map(_read_input, args.input))
         report = audit(args.model, level=args.audit, **given)
-    except UsageError as error:
-        return fail(f"[audit] {args.module or args.model}: {error}", USAGE_ERROR)
     except Exception as error:
-        message = str(error) or type(error).__name__
-        if not message.startswith("[audit]"):
-            message = f"[audit] {args.model}: {type(error).__name__}: {message}"
-        return fail(message, 1)
-    write_json(report, args.json)
-    if args.json != "-":
-        print(report)
+        return fail("audit", args.module or args.model, error)
+    show(report, args.json)
     return 0 if report.ok else AUDIT_FAILED

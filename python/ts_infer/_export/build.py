@@ -104,6 +104,9 @@ def _follow_device(captured: Captured, example: Example) -> tuple[list[str], lis
     if rewrite.rewritten:
         names = ", ".join(dict.fromkeys(map(str, rewrite.rewritten)))
         notes.append(f"a device that was baked in follows the first input now: {names}")
+    if rewrite.named:
+        names = ", ".join(dict.fromkeys(map(str, rewrite.named)))
+        notes.append(f"a device that the source names stays, whatever the input's: {names}")
     findings = []
     for node, reason in rewrite.left:
         finding = Finding("device-baked", f"{node.operator} {reason}.", probe="graph")

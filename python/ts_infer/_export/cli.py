@@ -105,20 +105,14 @@ def run(args: argparse.Namespace) -> int:
         options |= {k: v for k in ("method", "audit") if (v := getattr(args, k))}
         options["allow"] = [*options.get("allow", ()), *args.allow]
         report = export(**options, path=args.output)
-    except UsageError as error:
-        return fail(f"[export] {args.factory}: {error}", USAGE_ERROR)
     except ExportError as error:
         if error.report is not None:
-            write_json(error.report, args.json)
-        return fail(str(error), AUDIT_FAILED)
+            _write_json(error.report, args.json)
+        print(error, file=sys.stderr)
+        return AUDIT_FAILED
     except Exception as error:
-        message = str(error) or type(error).__name__
-        if not message.startswith("[export]"):
-            message = f"[export] {args.factory}: {type(error).__name__}: {message}"
-        return fail(message, 1)
-    write_json(report, args.json)
-    if args.json != "-":
-        print(report)
+        return fail("export", args.factory, error)
+    show(report, args.json)
     return 0
 
 
@@ -168,15 +162,26 @@ def options_of(spec: str) -> dict[str, Any]:
     return dict(made)
 
 
-def write_json(report: ExportReport, path: str | None) -> None:
-    """Write a report to a file, `-` for stdout; None for nowhere."""
+def show(report: ExportReport, json_path: str | None) -> None:
+    """Print a report, and write it as JSON to a file; `-` prints nothing but JSON."""
+    _write_json(report, json_path)
+    if json_path != "-":
+        print(report)
+
+
+def _write_json(report: ExportReport, path: str | None) -> None:
     if path == "-":
         print(report.to_json())
     elif path is not None:
         Path(path).write_text(report.to_json() + "\n", encoding="utf-8")
 
 
-def fail(message: str, status: int) -> int:
-    """Print a message on stderr and return the exit status."""
+def fail(verb: str, subject: str, error: Exception) -> int:
+    """Print on stderr why a verb could not do its work on a subject; return the exit status."""
+    message = str(error) or type(error).__name__
+    if isinstance(error, UsageError):
+        message = f"[{verb}] {subject}: {message}"
+    elif not message.startswith(f"[{verb}]"):
+        message = f"[{verb}] {subject}: {type(error).__name__}: {message}"
     print(message, file=sys.stderr)
-    return status
+    return USAGE_ERROR if isinstance(error, UsageError) else 1

@@ -17,7 +17,7 @@ from ts_infer._export.arguments import map_tensors, tensors_of
 from ts_infer._export.capture import clone_module
 from ts_infer._export.compare import Comparison, compare, leaves
 from ts_infer._export.eager import fixed_seed
-from ts_infer._export.locate import divergence, raised_explicitly, suspects
+from ts_infer._export.locate import REASONS, Suspect, divergence, raised_explicitly, suspects
 from ts_infer._export.report import Finding, Run
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 # Where the module itself refuses an input, the export may answer: the runtime checks these.
 _CHECKED_BY_RUNTIME = frozenset({"ranks", "dtypes"})
 
-_FRAME = re.compile(r"\S+\(\d+\): ")
+_FRAME = re.compile(r".+\(\d+\): (\w+|<\w+>)$")
 
 _ANNOTATE = (
     "a scripted forward takes every argument that is not annotated for a tensor: annotate the "
@@ -258,6 +258,8 @@ def _locate(subject: Subject, variant: Variant, code: str) -> Statement | None:
 def place(finding: Finding, statement: Statement) -> None:
     """Write where a finding was made into it."""
     finding.file, finding.line, finding.source = statement.file, statement.line, statement.text
+    if isinstance(statement, Suspect):
+        finding.message += f"\nlikely cause: the line {REASONS[statement.reason]}"
 
 
 def compare_repeats(subject: Subject, made: Sequence[Variant], calls: int, emit: Emit) -> None:
@@ -324,7 +326,9 @@ def essence(error: BaseException) -> str:
         return type(error).__name__
     line = lines[-1] if lines[0].startswith("The following operation failed") else lines[0]
     kind = type(error).__name__
-    return f"{kind}: {line.removeprefix(f'{kind}: ')}"
+    while line.startswith(f"{kind}: "):  # said by Python, and again by TorchScript
+        line = line.removeprefix(f"{kind}: ")
+    return f"{kind}: {line}"
 
 
 def callable_without_arguments(module: Any, names: Sequence[str]) -> list[str]:

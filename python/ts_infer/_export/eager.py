@@ -25,8 +25,8 @@ from ts_infer._export import manifest, variants
 from ts_infer._export.arguments import tensors_of
 from ts_infer._export.capture import clone_module, eager_failure
 from ts_infer._export.compare import leaves
-from ts_infer._export.locate import first_change, first_write
-from ts_infer._export.observe import Observation, observe
+from ts_infer._export.locate import first_change, first_write, syntax_tree
+from ts_infer._export.observe import Observation, definitions, methods, observe
 from ts_infer._export.source import Statement, is_user_file
 
 if TYPE_CHECKING:
@@ -370,18 +370,14 @@ def _place_that_reads(module: nn.Module, owner: str, name: str) -> tuple[str, in
     """Where the code uses an attribute's value, other than to change it."""
     if owner.startswith("globals of "):
         file = owner.removeprefix("globals of ")
-        text = "".join(linecache.getlines(file))
-        return _first_read(text, file, 0, lambda node: isinstance(node, ast.Name), name)
-    for cls in type(module.get_submodule(owner)).__mro__:
-        try:
-            found, (lines, start) = inspect.getsourcefile(cls), inspect.getsourcelines(cls)
-        except (OSError, TypeError):
-            continue
-        if found is None or not is_user_file(found):
-            continue
-        file = found
-        text = textwrap.dedent("".join(lines))
-        place = _first_read(text, file, start - 1, _is_attribute_of_self, name)
+        return _first_read(syntax_tree(file), file, lambda node: isinstance(node, ast.Name), name)
+    # By its methods: `inspect` does not find a class of a notebook.
+    for _, function in methods(type(module.get_submodule(owner))):
+        code = function.__code__
+        file = code.co_filename
+        known = definitions(file) if is_user_file(file) else {}
+        node = known.get((code.co_firstlineno, code.co_name))
+        place = None if node is None else _first_read(node, file, _is_attribute_of_self, name)
         if place is not None:
             return place
     return None
@@ -395,22 +391,15 @@ def _is_attribute_of_self(node: ast.AST) -> bool:
     )
 
 
-def _first_read(
-    text: str, file: str, offset: int, is_kind: Any, name: str
-) -> tuple[str, int, str] | None:
-    try:
-        tree = ast.parse(text)
-    except SyntaxError:
-        return None
+def _first_read(tree: ast.AST, file: str, is_kind: Any, name: str) -> tuple[str, int, str] | None:
     parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
-    lines = text.splitlines()
     for node in ast.walk(tree):
         if not is_kind(node) or name != getattr(node, "attr", getattr(node, "id", None)):
             continue
         if not isinstance(node.ctx, ast.Load) or _only_writes(node, parents):  # type: ignore[attr-defined]
             continue
         line = node.lineno  # type: ignore[attr-defined]
-        return file, line + offset, lines[line - 1].strip()
+        return file, line, linecache.getline(file, line).strip()
     return None
 
 

@@ -164,33 +164,25 @@ class _Candidate:
     probes: list[Probe] = field(default_factory=list)
 
 
+@dataclass
 class _Job:
     """One export, from watching the module to the finished file."""
 
-    def __init__(
-        self,
-        module: nn.Module,
-        example: arguments.Example,
-        dynamic: shapes.DynamicShapes,
-        preserved: tuple[str, ...],
-        report: ExportReport,
-        allow: tuple[str, ...],
-        folder: Path,
-        bar: Any,
-    ) -> None:
-        self.module = module
-        self.example = example
-        self.dynamic = dynamic
-        self.preserved = preserved
-        self.report = report
-        self.allow = allow
-        self.folder = folder
-        self.bar = bar
-        self.fork = forkable(module, example)
-        self.eager = Eager()
-        self.reasons: dict[Unit, str] = {}
+    module: nn.Module
+    example: arguments.Example
+    dynamic: shapes.DynamicShapes
+    preserved: tuple[str, ...]
+    report: ExportReport
+    allow: tuple[str, ...]
+    folder: Path
+    bar: Any
+    eager: Eager = field(default_factory=Eager)
+    reasons: dict[Unit, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.fork = forkable(self.module, self.example)
         if not self.fork:
-            report.notes.append(
+            self.report.notes.append(
                 "the module or its inputs are on an accelerator: the probes ran in this process, "
                 "without time limits, and no part could be scripted automatically"
             )

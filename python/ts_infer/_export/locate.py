@@ -188,14 +188,14 @@ class Suspect(Statement):
     """A statement that takes something out of tensors into Python, or back.
 
     Attributes:
-        reason: What it does, in a word: a key of `_REASONS`.
+        reason: What it does, in a word: a key of `REASONS`.
     """
 
     reason: str = ""
 
 
 # What a statement may do, the most suspicious first.
-_REASONS = {
+REASONS = {
     "item": "takes a value out of a tensor",
     "numpy": "computes with NumPy",
     "random": "draws from Python's or NumPy's random numbers",
@@ -249,7 +249,7 @@ def suspects(call: Callable[[], Any], code: str = "") -> list[Suspect]:
         The statements, the most suspicious first, else in the order in which they ran.
     """
     lines = _lines_that_run(call)
-    order = list(dict.fromkeys((*_LIKELY.get(code, ()), *_REASONS)))
+    order = list(dict.fromkeys((*_LIKELY.get(code, ()), *REASONS)))
     statements = [
         (node, file, first)
         for file in dict.fromkeys(file for file, _ in lines)

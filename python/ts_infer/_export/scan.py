@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ts_infer._export.arguments import tensors_of
 from ts_infer._export.source import Statement, is_torch_file, is_user_file, statement_at
 
 if TYPE_CHECKING:
@@ -65,25 +64,6 @@ class Node:
         return self.operator + _at(self.statement)
 
 
-@dataclass(frozen=True)
-class TensorConstant:
-    """A tensor that a graph holds.
-
-    Attributes:
-        dtype: Its dtype, `"float32"`.
-        shape: Its shape.
-        device: Its device.
-        digest: SHA-256 of its elements' bytes; empty where it has none, on the meta device.
-        user: The first operator that takes it.
-    """
-
-    dtype: str
-    shape: tuple[int, ...]
-    device: str
-    digest: str
-    user: Node
-
-
 @dataclass
 class Scan:
     """What the graphs of a module hold.
@@ -95,7 +75,6 @@ class Scan:
         input_writes: Operators that write in place into what may be an input of forward, their
             `target`, or a view of it.
         random: Operators that draw random numbers.
-        tensor_constants: Tensors in the graphs; of a frozen module also its weights.
         operators: Names of all operators, sorted.
         custom_operators: Those that torch does not bring.
         custom_classes: The torchbind classes that torch does not bring, sorted.
@@ -106,7 +85,6 @@ class Scan:
     dead_inputs: list[str] = field(default_factory=list)
     input_writes: list[Node] = field(default_factory=list)
     random: list[Node] = field(default_factory=list)
-    tensor_constants: list[TensorConstant] = field(default_factory=list)
     operators: list[str] = field(default_factory=list)
     custom_operators: list[str] = field(default_factory=list)
     custom_classes: list[str] = field(default_factory=list)
@@ -232,7 +210,7 @@ class _Scanner:
             for value in node.outputs():
                 self.classes |= _custom_classes(value.type().annotation_str)
             if kind == "prim::Constant":
-                self._read_constant(method, node)
+                self._read_device(method, node)
                 continue
             if kind in _TO_DEVICE:
                 self._note_device(method, node, kind.removeprefix("aten::"))
@@ -254,26 +232,11 @@ class _Scanner:
         if self._is_new("device", node, device):
             self.result.devices.append((describe(node, method), device))
 
-    def _read_constant(self, method: str, node: Any) -> None:
-        users = [use.user for use in node.output().uses()]
-        if not users or not is_constant(node.output()):
-            return
-        content = node.output().toIValue()
-        if isinstance(content, torch.device):
-            for user in users:
-                self._note_device(method, user, str(content))
-        for _, tensor in tensors_of(content):
-            digest = tensor_digest(tensor)
-            if self._is_new("tensor", users[0], digest, str(tuple(tensor.shape))):
-                self.result.tensor_constants.append(
-                    TensorConstant(
-                        str(tensor.dtype).removeprefix("torch."),
-                        tuple(tensor.shape),
-                        str(tensor.device),
-                        digest,
-                        describe(users[0], method),
-                    )
-                )
+    def _read_device(self, method: str, node: Any) -> None:
+        value = node.output().toIValue() if is_constant(node.output()) else None
+        if isinstance(value, torch.device):
+            for use in node.output().uses():
+                self._note_device(method, use.user, str(value))
 
 
 def describe(node: Any, method: str = "forward") -> Node:

@@ -41,7 +41,7 @@ from ts_infer._export.observe import (
     methods,
     unwrapped,
 )
-from ts_infer._export.source import is_user_file, statement_in_text
+from ts_infer._export.source import is_user_file, show_edited, statement_in_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,6 +57,7 @@ _SIGNS: dict[type[ast.operator], str] = {
     ast.Div: "/",
 }
 _jit: Any = torch.jit  # not annotated upstream
+_getfile = inspect.getfile
 
 _Key = tuple[str, int, str]  # file, first line, plain name
 _Edit = tuple[int, int, int, str]  # line, first and last column in bytes, new text
@@ -112,6 +113,7 @@ def give_types(module: nn.Module, observation: Observation) -> None:
     """
     setattr(builtins, _ANNOTATE, _jit.annotate)
     setattr(builtins, _TENSOR, torch.tensor)
+    inspect.getfile = _file_of  # type: ignore[assignment]
     known = _user_functions(_namespaces(module, observation), module)
     observed = {_plain(function): function for function in observation.functions.values()}
     for file in {function.key[0] for function in observation.functions.values()}:
@@ -123,9 +125,7 @@ def give_types(module: nn.Module, observation: Observation) -> None:
             edits += _number_edits(node, file, observation)
             edits += _constant_edits(node, known.get(key))
             edits += _super_edits(node, known.get(key))
-        lines = _edited(linecache.getlines(file), edits)
-        # Without a time of change, linecache does not compare it with the file.
-        linecache.cache[file] = (sum(map(len, lines)), None, lines, file)
+        show_edited(file, _edited(linecache.getlines(file), edits))
 
 
 def script_units(
@@ -184,6 +184,18 @@ def keep_state(module: nn.Module) -> Callable[[], None]:
                     part.setattr(name, value)
 
     return restore
+
+
+def _file_of(item: Any) -> str:
+    """Return what `inspect.getfile` does; for a class of a notebook, the cell of its methods."""
+    try:
+        return _getfile(item)
+    except (OSError, TypeError):
+        files = (f.__code__.co_filename for _, f in methods(item)) if isinstance(item, type) else ()
+        file = next(filter(is_user_file, files), None)
+        if file is None:
+            raise
+        return file
 
 
 def _plain(function: Function) -> _Key:

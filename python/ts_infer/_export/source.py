@@ -27,6 +27,9 @@ _LOCATION = re.compile(
 
 _CONTROL = (ast.If, ast.While, ast.For)
 
+# The lines of files that `linecache` shows otherwise.
+_originals: dict[str, list[str]] = {}
+
 
 @dataclass(frozen=True)
 class Statement:
@@ -69,6 +72,13 @@ def is_user_file(filename: str) -> bool:
     )
 
 
+def show_edited(filename: str, lines: list[str]) -> None:
+    """Have `linecache` show other lines, as many; statements stay as the user wrote them."""
+    _originals.setdefault(filename, linecache.getlines(filename))
+    # Without a time of change, linecache does not compare it with the file.
+    linecache.cache[filename] = (sum(map(len, lines)), None, lines, filename)
+
+
 def statement_at(filename: str, line: int) -> Statement:
     """Return the statement at a line; of a compound one, its header.
 
@@ -79,18 +89,19 @@ def statement_at(filename: str, line: int) -> Statement:
     Returns:
         The statement; its text is empty where the source cannot be read.
     """
-    lines = linecache.getlines(filename)
+    lines = _originals.get(filename) or linecache.getlines(filename)
+    alone = "".join(lines[line - 1 : line]).strip() if line > 0 else ""
     try:
         tree = ast.parse("".join(lines))
     except SyntaxError:
-        return Statement(filename, line, linecache.getline(filename, line).strip(), "")
+        return Statement(filename, line, alone, "")
     candidates = [
         node
         for node in ast.walk(tree)
         if isinstance(node, ast.stmt) and node.lineno <= line <= _header_end(node)
     ]
     if not candidates:
-        return Statement(filename, line, linecache.getline(filename, line).strip(), "")
+        return Statement(filename, line, alone, "")
     # Of `if x: raise` on one line the `if` is meant.
     chosen = max(candidates, key=lambda node: (isinstance(node, _CONTROL), node.lineno))
     last = _header_end(chosen)
