@@ -1,7 +1,5 @@
 #include "ts_infer/benchmark.h"
 
-#include <unistd.h>
-
 #include <cmath>
 #include <cstdio>
 #include <iostream>
@@ -13,28 +11,6 @@
 namespace ts_infer::cli {
 namespace {
 
-/// One line on a terminal that is written over and goes away.
-class LiveLine {
- public:
-  explicit LiveLine(bool is_wanted) : is_on_(is_wanted && isatty(STDERR_FILENO) == 1) {}
-  ~LiveLine() {
-    if (is_on_) std::cerr << "\r\x1b[K";
-  }
-  LiveLine(const LiveLine&) = delete;
-  LiveLine& operator=(const LiveLine&) = delete;
-
-  void show(double elapsed_s, std::uint64_t calls) {
-    if (!is_on_) return;
-    char line[96];
-    std::snprintf(line, sizeof line, "\r\x1b[Kbench: %.1f s, %llu calls%s", elapsed_s,
-                  static_cast<unsigned long long>(calls), calls == 0 ? " (warm-up)" : "");
-    std::cerr << line << std::flush;
-  }
-
- private:
-  bool is_on_;
-};
-
 std::string fixed(double value, int decimals) {
   char text[64];
   std::snprintf(text, sizeof text, "%.*f", decimals, value);
@@ -43,6 +19,11 @@ std::string fixed(double value, int decimals) {
 
 /// Milliseconds to the microsecond.
 std::string ms(double value) { return fixed(value, 3); }
+
+std::string progress_text(double elapsed_s, std::uint64_t calls) {
+  return "bench: " + fixed(elapsed_s, 1) + " s, " + std::to_string(calls) + " calls" +
+         (calls == 0 ? " (warm-up)" : "");
+}
 
 std::string loop_text(const BenchArguments& arguments) {
   if (arguments.rate_qps > 0) {
@@ -120,7 +101,7 @@ void bench(const BenchArguments& arguments) {
   if (arguments.log_calls) {
     options.on_timing = [](const Timing& timing) { std::cerr << timing.log_line() + '\n'; };
   }
-  Model model = Model::load(arguments.common.model, options);
+  Model model = load_model(arguments.common, std::move(options));
   const Inputs inputs = gather_inputs(model, arguments.inputs);
   if (!inputs.kwargs.empty()) {
     throw InputError("[input] " + model.info().name + ": '" + inputs.kwargs.begin()->first +
@@ -140,7 +121,7 @@ void bench(const BenchArguments& arguments) {
     const NoteSignals note;
     LiveLine live(!arguments.log_calls);
     benchmark_options.on_progress = [&](double elapsed_s, std::uint64_t calls) {
-      live.show(elapsed_s, calls);
+      live.show(progress_text(elapsed_s, calls));
       return noted_signal() == 0;
     };
     result = benchmark(model, inputs.args, benchmark_options);

@@ -13,9 +13,12 @@ namespace ts_infer::cli {
 struct ModelArguments {
   std::string model;
   std::string device = "auto";
-  std::string executor = "legacy";
+  std::string executor = "prepared";
   int intra_op_threads = 0;
   bool no_optimize = false;
+  std::string warmup = "fast";
+  double warmup_budget_s = 10;
+  bool no_reuse_memory = false;
   std::vector<std::string> libraries;
   std::string json;  // "": none, "-": stdout
 };
@@ -67,6 +70,9 @@ void env(const EnvArguments& arguments);
 
 /// Options as run, bench and verify load with; warnings go to stderr.
 LoadOptions load_options(const ModelArguments& arguments);
+
+/// Loads, and shows on a terminal what is being done.
+Model load_model(const ModelArguments& arguments, LoadOptions options);
 
 /// The settings of a JSON document.
 Json options_json(const ModelArguments& arguments);

@@ -1,4 +1,5 @@
 #include <iostream>
+#include <memory>
 
 #include "commands.h"
 
@@ -10,6 +11,9 @@ LoadOptions load_options(const ModelArguments& arguments) {
   options.executor = arguments.executor;
   options.optimize = !arguments.no_optimize;
   options.intra_op_threads = arguments.intra_op_threads;
+  options.warmup = arguments.warmup;
+  options.warmup_budget_s = arguments.warmup_budget_s;
+  options.reuse_memory = !arguments.no_reuse_memory;
   options.libraries = arguments.libraries;
   options.on_log = [](LogLevel level, const std::string& message) {
     if (level == LogLevel::kWarning || level == LogLevel::kError) {
@@ -19,11 +23,27 @@ LoadOptions load_options(const ModelArguments& arguments) {
   return options;
 }
 
+Model load_model(const ModelArguments& arguments, LoadOptions options) {
+  const auto line = std::make_shared<LiveLine>();
+  const auto show = [weak = std::weak_ptr(line)](LogLevel level, const std::string& message) {
+    const auto shown = weak.lock();  // only while it loads
+    if (shown && level <= LogLevel::kInfo) shown->show("loading " + message);
+  };
+  options.on_log = [show, next = options.on_log](LogLevel level, const std::string& message) {
+    show(level, message);
+    next(level, message);
+  };
+  return Model::load(arguments.model, options);
+}
+
 Json options_json(const ModelArguments& arguments) {
   return {{"device", arguments.device},
           {"executor", arguments.executor},
           {"intra_op_threads", arguments.intra_op_threads},
           {"optimize", !arguments.no_optimize},
+          {"warmup", arguments.warmup},
+          {"warmup_budget_s", arguments.warmup_budget_s},
+          {"reuse_memory", !arguments.no_reuse_memory},
           {"libraries", arguments.libraries}};
 }
 

@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "commands.h"
+#include "output.h"
 #include "signals.h"
 #include "ts_infer/error.h"
 #include "ts_infer/version.h"
@@ -165,11 +166,9 @@ class CommandLine {
     command.add_option("--device", model.device, "auto, cpu, cuda, cuda:1, xpu, …")
         ->capture_default_str()
         ->type_name("DEVICE");
-    command
-        .add_option("--executor", model.executor, "legacy, simple, profiling, profiling-no-fusion")
+    command.add_option("--executor", model.executor, join(executors(), ", "))
         ->capture_default_str()
-        ->check(
-            CLI::IsMember({"legacy", "simple", "profiling", "profiling-no-fusion"}).description(""))
+        ->check(CLI::IsMember(executors()).description(""))
         ->type_name("EXECUTOR");
     command
         .add_option("--intra-op-threads", model.intra_op_threads,
@@ -178,6 +177,8 @@ class CommandLine {
         ->check(in_range(0, 4096))
         ->type_name("N");
     command.add_flag("--no-optimize", model.no_optimize, "Run the archive as it is");
+    command.add_flag("--no-reuse-memory", model.no_reuse_memory,
+                     "Let the system map large host buffers anew in each call");
     command
         .add_option("--library", model.libraries,
                     "A shared library that registers operators or classes of the model's own")
@@ -186,10 +187,24 @@ class CommandLine {
     add_json(command, model.json);
   }
 
+  static void add_warmup(CLI::App& command, ModelArguments& model) {
+    command.add_option("--warmup", model.warmup, "What is run in load: off, fast, full")
+        ->capture_default_str()
+        ->check(CLI::IsMember({"off", "fast", "full"}).description(""))
+        ->type_name("LEVEL");
+    command
+        .add_option("--warmup-budget", model.warmup_budget_s,
+                    "Seconds after which no further warm-up call is started")
+        ->capture_default_str()
+        ->check(in_range(0.0, 86400.0))
+        ->type_name("S");
+  }
+
   void add_run() {
     CLI::App& command =
         *app_.add_subcommand("run", "Run a model; the time of each call goes to stderr");
     add_model(command, run_.common);
+    add_warmup(command, run_.common);
     add_inputs(command, run_.inputs);
     command.add_option("--output-dir", run_.output_dir, "Write each output tensor as NAME.npy")
         ->type_name("DIR");
@@ -204,6 +219,7 @@ class CommandLine {
   void add_bench() {
     CLI::App& command = *app_.add_subcommand("bench", "Measure the latency of a model");
     add_model(command, bench_.common);
+    add_warmup(command, bench_.common);
     add_inputs(command, bench_.inputs);
     CLI::Option* concurrency =
         command.add_option("--concurrency", bench_.concurrency, "Callers in a closed loop")

@@ -1,5 +1,7 @@
 #include "output.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <cmath>
@@ -153,6 +155,16 @@ std::string Table::to_string() const {
   return text;
 }
 
+LiveLine::LiveLine(bool is_wanted) : is_on_(is_wanted && isatty(STDERR_FILENO) == 1) {}
+
+LiveLine::~LiveLine() {
+  if (is_on_) std::cerr << "\r\x1b[K";
+}
+
+void LiveLine::show(const std::string& text) {
+  if (is_on_) std::cerr << "\r\x1b[K" + text << std::flush;
+}
+
 std::string number(double value) {
   char text[32];
   std::snprintf(text, sizeof text, "%.6g", value);
@@ -234,9 +246,15 @@ Json signature_json(const Signature& signature) {
 }
 
 Json model_json(const ModelInfo& info) {
+  Json steps = Json::array();
+  for (const LoadStep& step : info.load_steps) {
+    steps.push_back({{"name", step.name}, {"ms", step.ms}});
+    if (step.calls_ms.empty()) continue;
+    steps.back().update({{"shapes", step.shapes}, {"calls_ms", step.calls_ms}});
+  }
   return {{"name", info.name},           {"path", info.path},           {"device", info.device},
           {"executor", info.executor},   {"decisions", info.decisions}, {"stateful", info.stateful},
-          {"optimized", info.optimized}, {"load_ms", info.load_ms}};
+          {"optimized", info.optimized}, {"load_ms", info.load_ms},     {"load_steps", steps}};
 }
 
 Json model_json(const Model& model) {

@@ -25,6 +25,20 @@ class Table {
   std::vector<std::vector<std::string>> rows_;  // the first is the titles
 };
 
+/// One line on stderr that is written over and goes away; nothing where that is no terminal.
+class LiveLine {
+ public:
+  explicit LiveLine(bool is_wanted = true);
+  ~LiveLine();
+  LiveLine(const LiveLine&) = delete;
+  LiveLine& operator=(const LiveLine&) = delete;
+
+  void show(const std::string& text);
+
+ private:
+  bool is_on_;
+};
+
 /// "22.1718", "0.0042": six significant digits at most.
 std::string number(double value);
 

@@ -58,7 +58,7 @@ void run(const RunArguments& arguments) {
     timings.push_back(timing);
     if (!arguments.quiet) std::cerr << timing.log_line() + '\n';
   };
-  Model model = Model::load(arguments.common.model, options);
+  Model model = load_model(arguments.common, std::move(options));
   const Inputs inputs = gather_inputs(model, arguments.inputs);
 
   Value result;

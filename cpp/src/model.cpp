@@ -1,5 +1,6 @@
 #include "ts_infer/model.h"
 
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/clone.h>
@@ -20,8 +21,8 @@
 #include "archive/archive.h"
 #include "device/device.h"
 #include "device/device_call.h"
+#include "device/host_cache.h"
 #include "dtype.h"
-#include "engine/executor_policy.h"
 #include "engine/torchscript_engine.h"
 #include "input_check.h"
 #include "ivalues.h"
@@ -31,6 +32,7 @@
 #include "stats.h"
 #include "tensor_access.h"
 #include "ts_infer/torch.h"
+#include "warmup.h"
 
 namespace ts_infer {
 namespace {
@@ -68,6 +70,36 @@ class IntraOpThreads {
 
  private:
   int previous_;
+};
+
+/// Puts torch's default random generators back as they were.
+class RandomState {
+ public:
+  explicit RandomState(c10::Device device) {
+    save(c10::kCPU);
+    if (!device.is_cpu()) save(device);
+  }
+  ~RandomState() {
+    for (auto& [generator, state] : states_) {
+      const std::lock_guard<std::mutex> lock(generator.mutex());
+      generator.set_state(state);
+    }
+  }
+  RandomState(const RandomState&) = delete;
+  RandomState& operator=(const RandomState&) = delete;
+
+ private:
+  void save(c10::Device device) {
+    try {
+      at::Generator generator = at::globalContext().defaultGenerator(device);
+      const std::lock_guard<std::mutex> lock(generator.mutex());
+      states_.emplace_back(generator, generator.get_state());
+    } catch (const c10::Error&) {
+      // The backend has none.
+    }
+  }
+
+  std::vector<std::pair<at::Generator, at::Tensor>> states_;
 };
 
 /// An ordinary tensor over the storage of one made in inference mode; nothing is copied.
@@ -234,6 +266,8 @@ struct Model::Impl {
   ModelInfo info;
   Signature signature;
   std::unique_ptr<Engine> engine;
+  std::shared_ptr<const WarmUp> warm_up;
+  std::shared_ptr<const HostCache> cache;  // nullptr: host memory is not reused
   std::vector<Method> methods;
   std::size_t forward = std::string::npos;
 
@@ -252,6 +286,10 @@ struct Model::Impl {
                                     const LoadOptions& options);
   void adopt(std::unique_ptr<Engine> loaded);
 
+  /// Another model with its own state. On a device, that state is made and used on `on`.
+  std::unique_ptr<Impl> copy(std::optional<c10::Stream> on);
+  std::vector<LoadStep> rehearse();
+
   /// forward's signature as the manifest has it, where there is one.
   Signature with_manifest(const Signature& of_schema) const;
 
@@ -260,6 +298,12 @@ struct Model::Impl {
   std::size_t find_method(const std::string& name) const;
 
   Stack bind(std::size_t method, const std::vector<Tensor>& inputs) const;
+  Stack bind(std::size_t method, const std::vector<Value>& args,
+             const std::map<std::string, Value>& kwargs) const;
+
+  /// A call, without stats and callbacks.
+  c10::IValue execute(std::size_t method, Stack stack, const RunOptions& run_options,
+                      Timing& timing);
   c10::IValue run(std::size_t method, Stack stack, const RunOptions& run_options);
   bool inputs_are_on_host(std::size_t method, const Stack& stack) const;
   c10::IValue compute(std::size_t method, Stack& stack, DeviceCall* call, Timing& timing);
@@ -281,35 +325,51 @@ Model::Impl::~Impl() {
 
 std::unique_ptr<Model::Impl> Model::Impl::load(const std::shared_ptr<const Archive>& archive,
                                                const LoadOptions& options) {
-  const auto start = Clock::now();
   auto impl = std::make_unique<Impl>();
   impl->options = options;
   impl->archive = archive->info();
-  impl->info.name = options.name.empty() ? archive->info().name : options.name;
-  impl->info.path = archive->info().path;
-  const std::string where = "[load] " + (impl->info.path.empty() ? "<memory>" : impl->info.path);
+  ModelInfo& info = impl->info;
+  info.name = options.name.empty() ? archive->info().name : options.name;
+  info.path = archive->info().path;
+  info.load_steps = archive->steps();
+  const std::string where = "[load] " + archive->subject();
   archive->require_intact();
   impl->device = resolve_device<ModelLoadError>(where + ':', options.device);
-  impl->info.device = impl->device.str();
-  load_libraries(options.libraries);
+  info.device = impl->device.str();
 
+  const auto step = [&](const char* name, const auto& work) {
+    const auto start = Clock::now();
+    work();
+    info.load_steps.push_back({name, ms_since(start), {}, {}});
+  };
   WarningCollector warnings;
   try {
     const c10::InferenceMode ordinary(false);  // weights may outlive a guard of the host
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
     const IntraOpThreads threads(options.intra_op_threads);
+    if (!options.libraries.empty()) step("libraries", [&] { load_libraries(options.libraries); });
     if (!impl->device.is_cpu()) impl->stream = new_stream(impl->device);
     const c10::OptionalStreamGuard on_stream(impl->stream);
-    const ExecutorChoice choice = choose_executor(options.executor, impl->device);
-    impl->info.executor = choice.executor;
-    impl->info.decisions.push_back(
-        "executor " + choice.executor +
-        (choice.reason.empty() ? "" : ", not " + options.executor + ": " + choice.reason));
-    impl->adopt(
-        load_torchscript(*archive, impl->device, choice.executor, options.optimize, impl->info));
+    if (impl->device.is_cpu() && options.reuse_memory) {
+      impl->cache = std::make_shared<HostCache>();
+      if (!impl->cache->is_active()) {
+        info.decisions.push_back(
+            "memory is not reused: the host has a CPU allocator of a higher priority");
+      }
+    }
+    impl->adopt(load_torchscript(*archive, impl->device, options.executor, options.optimize, info));
     if (impl->stream) impl->stream->synchronize();  // calls may run on others
-    if (impl->info.stateful) {
-      impl->info.decisions.push_back("stateful, calls take turns: " + impl->engine->state());
+    if (info.stateful) {
+      info.decisions.push_back("stateful, calls take turns: " + impl->engine->state());
+    }
+    if (impl->forward == std::string::npos) {
+      info.decisions.push_back("not warmed up: there is no forward");
+    } else {
+      impl->warm_up = std::make_shared<WarmUp>(options, *archive, info.name, impl->signature);
+      if (!impl->warm_up->reason().empty()) {
+        info.decisions.push_back("not warmed up: " + impl->warm_up->reason());
+      }
+      for (LoadStep& warm_up : impl->rehearse()) info.load_steps.push_back(std::move(warm_up));
     }
   } catch (const Error& error) {
     throw ModelLoadError(where + ": " + error.what());
@@ -319,10 +379,45 @@ std::unique_ptr<Model::Impl> Model::Impl::load(const std::shared_ptr<const Archi
     throw ModelLoadError(where + ": " +
                          explain_load_failure(clean_message(error), impl->archive.libraries));
   }
-  impl->info.load_ms = ms_since(start);
+  for (const LoadStep& done : info.load_steps) info.load_ms += done.ms;
   for (const std::string& message : warnings.messages()) impl->log(LogLevel::kWarning, message);
-  for (const std::string& decision : impl->info.decisions) impl->log(LogLevel::kInfo, decision);
+  for (const std::string& decision : info.decisions) impl->log(LogLevel::kInfo, decision);
   return impl;
+}
+
+std::vector<LoadStep> Model::Impl::rehearse() {
+  if (!warm_up || !warm_up->reason().empty()) return {};
+  const RandomState random(device);
+  // A stateful model keeps its state. On a device the copy takes the model's own stream, whose
+  // memory is what has to be there.
+  const std::unique_ptr<Impl> understudy = info.stateful ? copy(stream) : nullptr;
+  Impl& actor = understudy ? *understudy : *this;
+  return warm_up->run(
+      [&](const std::vector<Value>& args) {
+        Timing timing;
+        return actor.execute(forward, actor.bind(forward, args, {}), {}, timing);
+      },
+      [this](LogLevel level, const std::string& message) { log(level, message); });
+}
+
+std::unique_ptr<Model::Impl> Model::Impl::copy(std::optional<c10::Stream> on) {
+  auto copied = std::make_unique<Impl>();
+  copied->options = options;
+  copied->device = device;
+  copied->archive = archive;
+  copied->info = info;
+  copied->warm_up = warm_up;
+  copied->cache = cache;
+  copied->stream = on;
+  const c10::InferenceMode ordinary(false);
+  const at::NoGradGuard no_grad;
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  const std::lock_guard<std::mutex> my_turn(turn);
+  if (stream) stream->synchronize();
+  const c10::OptionalStreamGuard on_stream(on);
+  copied->adopt(engine->clone());
+  if (on) on->synchronize();
+  return copied;
 }
 
 void Model::Impl::adopt(std::unique_ptr<Engine> loaded) {
@@ -396,6 +491,13 @@ Stack Model::Impl::bind(std::size_t method, const std::vector<Tensor>& inputs) c
                         });
 }
 
+Stack Model::Impl::bind(std::size_t method, const std::vector<Value>& args,
+                        const std::map<std::string, Value>& kwargs) const {
+  return bind_arguments(
+      *methods[method].schema, args, kwargs, methods[method].check,
+      [](const Value& value, const c10::TypePtr& type) { return to_ivalue(value, type, ""); });
+}
+
 bool Model::Impl::inputs_are_on_host(std::size_t method, const Stack& stack) const {
   bool any_host = false;
   bool any_device = false;
@@ -429,7 +531,10 @@ c10::IValue Model::Impl::compute(std::size_t method, Stack& stack, DeviceCall* c
   if (call) call->to_device(stack);
 
   const auto start = Clock::now();
-  engine->run(method, stack);
+  {
+    const HostCache::Use reuse(cache.get());
+    engine->run(method, stack);
+  }
   if (call) {
     call->computed();
   } else {
@@ -519,6 +624,16 @@ void Model::Impl::finish(std::size_t method, Timing& timing, const WarningCollec
 
 c10::IValue Model::Impl::run(std::size_t method, Stack stack, const RunOptions& run_options) {
   const auto start = Clock::now();
+  WarningCollector warnings;
+  Timing timing;
+  c10::IValue result = execute(method, std::move(stack), run_options, timing);
+  timing.total_ms = ms_since(start);
+  finish(method, timing, warnings);
+  return result;
+}
+
+c10::IValue Model::Impl::execute(std::size_t method, Stack stack, const RunOptions& run_options,
+                                 Timing& timing) {
   methods[method].check.check(stack);
   const bool host_inputs = inputs_are_on_host(method, stack);
   bool to_host = host_inputs;
@@ -531,9 +646,6 @@ c10::IValue Model::Impl::run(std::size_t method, Stack stack, const RunOptions& 
     to_host = wanted.is_cpu();
   }
 
-  WarningCollector warnings;
-  Timing timing;
-  c10::IValue result;
   try {
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
     const IntraOpThreads threads(options.intra_op_threads);
@@ -547,6 +659,7 @@ c10::IValue Model::Impl::run(std::size_t method, Stack stack, const RunOptions& 
     std::unique_lock<std::mutex> my_turn(turn, std::defer_lock);
     if (info.stateful) my_turn.lock();
     const c10::IValue computed = compute(method, stack, on_device, timing);
+    c10::IValue result;
     if (run_options.outputs.empty()) {
       result = release(computed, on_device, to_host);
     } else {
@@ -554,6 +667,7 @@ c10::IValue Model::Impl::run(std::size_t method, Stack stack, const RunOptions& 
     }
     if (my_turn) my_turn.unlock();
     if (call) call->finish(timing);
+    return result;
   } catch (const Error&) {
     throw;
   } catch (const c10::OutOfMemoryError& error) {
@@ -563,9 +677,6 @@ c10::IValue Model::Impl::run(std::size_t method, Stack stack, const RunOptions& 
   } catch (const std::exception& error) {
     throw ExecutionError(where() + ' ' + clean_message(error));
   }
-  timing.total_ms = ms_since(start);
-  finish(method, timing, warnings);
-  return result;
 }
 
 Model::Model(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -595,11 +706,7 @@ Value Model::call(const std::vector<Value>& args, const std::map<std::string, Va
 Value Model::run_method(const std::string& name, const std::vector<Value>& args,
                         const std::map<std::string, Value>& kwargs) {
   const std::size_t method = impl_->find_method(name);
-  const Impl::Method& plan = impl_->methods[method];
-  Stack stack = bind_arguments(
-      *plan.schema, args, kwargs, plan.check,
-      [](const Value& value, const c10::TypePtr& type) { return to_ivalue(value, type, ""); });
-  return from_ivalue(impl_->run(method, std::move(stack), {}), impl_->where());
+  return from_ivalue(impl_->run(method, impl_->bind(method, args, kwargs), {}), impl_->where());
 }
 
 std::vector<std::string> Model::method_names() const { return impl_->engine->methods(); }
@@ -612,28 +719,17 @@ LatencyStats Model::stats() const { return impl_->stats.read(); }
 
 void Model::reset_stats() { impl_->stats.reset(); }
 
+void Model::warm_up_this_thread() { impl_->rehearse(); }
+
 Model Model::clone() const {
-  auto copy = std::make_unique<Impl>();
-  copy->options = impl_->options;
-  copy->device = impl_->device;
-  copy->archive = impl_->archive;
-  copy->info = impl_->info;
   try {
-    const c10::InferenceMode ordinary(false);
-    const at::NoGradGuard no_grad;
-    const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-    const std::lock_guard<std::mutex> my_turn(impl_->turn);
-    if (impl_->stream) impl_->stream->synchronize();
-    if (!copy->device.is_cpu()) copy->stream = new_stream(copy->device);
-    const c10::OptionalStreamGuard on_stream(copy->stream);
-    copy->adopt(impl_->engine->clone());
-    if (copy->stream) copy->stream->synchronize();
+    const bool on_host = impl_->device.is_cpu();
+    return Model(impl_->copy(on_host ? std::nullopt : std::optional(new_stream(impl_->device))));
   } catch (const Error&) {
     throw;
   } catch (const std::exception& error) {
     throw ExecutionError("[clone] " + impl_->info.name + ": " + clean_message(error));
   }
-  return Model(std::move(copy));
 }
 
 const c10::FunctionSchema& ModelAccess::schema(const Model& model, const std::string& method) {

@@ -1,3 +1,5 @@
+#include "random_inputs.h"
+
 #include <cmath>
 #include <cstring>
 #include <numbers>
@@ -12,7 +14,7 @@ namespace ts_infer {
 namespace {
 
 using Shape = std::vector<std::int64_t>;
-using Shapes = std::map<std::string, Shape>;
+using Shapes = InputShapes;
 
 /// std::normal_distribution differs between standard libraries. Box-Muller on mt19937_64, whose
 /// output is specified, gives the same values everywhere, up to the last bits of log and sin.
@@ -129,10 +131,9 @@ std::string names_of(const Signature& signature) {
 
 class Sizes {
  public:
-  Sizes(const Model& model, const Shapes& given)
-      : model_(model), given_(given), archive_(ModelAccess::archive(model)) {
+  Sizes(const InputSource& source, const Shapes& given) : source_(source), given_(given) {
     check_names();
-    for (const TensorSpec& input : model.signature().inputs) {
+    for (const TensorSpec& input : source.signature.inputs) {
       const auto shape = given.find(input.name);
       if (shape == given.end() || !input.shape) continue;
       check_rank(input, shape->second);
@@ -171,15 +172,15 @@ class Sizes {
   }
 
  private:
-  std::string where() const { return "[random inputs] " + model_.info().name + ": "; }
+  std::string where() const { return "[random inputs] " + source_.model + ": "; }
 
   void check_names() const {
     for (const auto& [name, shape] : given_) {
       bool known = false;
-      for (const TensorSpec& input : model_.signature().inputs) known |= input.name == name;
+      for (const TensorSpec& input : source_.signature.inputs) known |= input.name == name;
       if (known) continue;
       throw InputError(where() + "a shape for '" + name + "', which is no input: expected one of " +
-                       names_of(model_.signature()) + "\n" + model_.signature().to_string());
+                       names_of(source_.signature) + "\n" + source_.signature.to_string());
     }
   }
 
@@ -191,21 +192,20 @@ class Sizes {
   }
 
   const Shape* warmup_shape(const std::string& input) const {
-    if (archive_.warmup_shapes.empty()) return nullptr;
-    const auto shape = archive_.warmup_shapes.front().find(input);
-    return shape == archive_.warmup_shapes.front().end() ? nullptr : &shape->second;
+    if (source_.warmup_shapes.empty()) return nullptr;
+    const auto shape = source_.warmup_shapes.front().find(input);
+    return shape == source_.warmup_shapes.front().end() ? nullptr : &shape->second;
   }
 
   InputError unknown(const TensorSpec& input) const {
     return InputError(where() + "the shape of '" + input.name +
                       "' is not known: expected one in the archive's manifest or in the shapes "
                       "that are given, got neither; give the shape of '" +
-                      input.name + "', or the input itself\n" + model_.signature().to_string());
+                      input.name + "', or the input itself\n" + source_.signature.to_string());
   }
 
-  const Model& model_;
+  const InputSource& source_;
   const Shapes& given_;
-  const ArchiveInfo& archive_;
   std::map<std::string, std::int64_t> by_dim_;
 };
 
@@ -217,9 +217,16 @@ bool is_tensor(const TensorSpec& input, const Shapes& given) {
 
 std::vector<Value> random_inputs(const Model& model, const Shapes& shapes, std::uint64_t seed,
                                  const std::map<std::string, Value>& given) {
-  const Signature& signature = model.signature();
-  const Sizes sizes(model, shapes);
-  const std::string where = "[random inputs] " + model.info().name + ": ";
+  return random_inputs(
+      {model.info().name, model.signature(), ModelAccess::archive(model).warmup_shapes}, shapes,
+      seed, given);
+}
+
+std::vector<Value> random_inputs(const InputSource& source, const Shapes& shapes,
+                                 std::uint64_t seed, const std::map<std::string, Value>& given) {
+  const Signature& signature = source.signature;
+  const Sizes sizes(source, shapes);
+  const std::string where = "[random inputs] " + source.model + ": ";
   std::vector<Value> values;
   const TensorSpec* left_out = nullptr;
   for (std::size_t i = 0; i < signature.inputs.size(); ++i) {

@@ -194,7 +194,9 @@ VerifyReport verify(const std::shared_ptr<const Archive>& archive, const LoadOpt
   }
   const std::vector<GoldenCall> calls = golden_calls(*archive, *golden, where);
 
-  Model model = ModelAccess::load(archive, options);
+  LoadOptions cold = options;
+  cold.warmup = "off";
+  Model model = ModelAccess::load(archive, cold);
   report.model = model.info();
   const Tolerances& tolerances =
       report.model.device == "cpu" ? golden->on_cpu : golden->on_accelerator;

@@ -147,6 +147,10 @@ void bind_model(py::module_& module) {
       .def_readwrite("executor", &LoadOptions::executor)
       .def_readwrite("optimize", &LoadOptions::optimize)
       .def_readwrite("intra_op_threads", &LoadOptions::intra_op_threads)
+      .def_readwrite("warmup", &LoadOptions::warmup)
+      .def_readwrite("warmup_budget_s", &LoadOptions::warmup_budget_s)
+      .def_readwrite("warmup_shapes", &LoadOptions::warmup_shapes)
+      .def_readwrite("reuse_memory", &LoadOptions::reuse_memory)
       .def_readwrite("name", &LoadOptions::name)
       .def("set_libraries", &set_libraries, py::arg("paths"))
       .def("set_on_timing", &set_on_timing, py::arg("function"))
@@ -165,6 +169,7 @@ void bind_model(py::module_& module) {
                     "Whether calls take turns; clone() gives another model its own state.")
       .def_readonly("optimized", &ModelInfo::optimized)
       .def_readonly("load_ms", &ModelInfo::load_ms)
+      .def_readonly("load_steps", &ModelInfo::load_steps, "What load_ms is made of, in order.")
       .def("__repr__", [](const ModelInfo& self) {
         return py::str(
                    "ModelInfo(name={!r}, path={!r}, device={!r}, executor={!r}, stateful={}, "
@@ -270,6 +275,15 @@ Example:
       .def_property_readonly("signature", &Model::signature, "What a call takes and returns.")
       .def("info", &Model::info, py::return_value_policy::reference_internal,
            "What load() decided and found.")
+      .def("warm_up_this_thread", &Model::warm_up_this_thread, py::call_guard<GilRelease>(),
+           R"(Do on the calling thread what ``load`` did on its own, at the same sizes.
+
+For a thread that is to make calls, before its first one: what is kept per thread, such as
+the pool of intra-op threads, is then there. The calls do not count in the stats.
+
+Raises:
+    ExecutionError: The model failed, or memory ran out.
+)")
       .def("stats", &Model::stats, py::call_guard<GilRelease>(),
            "Latency of the calls since load or reset_stats().")
       .def("reset_stats", &Model::reset_stats, py::call_guard<GilRelease>(),
@@ -285,6 +299,7 @@ Example:
   module.def("load_bytes", &load_bytes, py::arg("data"), py::arg("options"));
   module.def("read_file", &read_file, py::arg("path"));
   module.def("read_bytes", &read_bytes, py::arg("data"));
+  module.def("executors", &executors, "Values of ``executor`` of ``ts_infer.runtime.load``.");
   module.def("available_devices", &available_devices, py::call_guard<GilRelease>(),
              "The devices that this process can use: \"cpu\", \"cuda:0\", ...");
 }

@@ -1,5 +1,7 @@
 #include "ts_infer/timing.h"
 
+#include <pybind11/stl.h>
+
 #include "bindings.h"
 #include "text.h"
 
@@ -27,6 +29,20 @@ is waited for, so only ``total_ms``, the time to enqueue, is known there.)")
                    "d2h_ms={:.4g}, total_ms={:.4g})")
             .format(message_text(self.model), self.call, self.h2d_ms, self.compute_ms, self.d2h_ms,
                     self.total_ms);
+      });
+
+  py::class_<LoadStep>(module, "LoadStep", R"(One step of a load.
+
+``name`` is "read" (the file's directory and manifest), "integrity" (every CRC-32), "libraries",
+"deserialise" (weights and code, onto the device), "optimise", "prepare" (what runs it), or
+"warm-up", one for each size.)")
+      .def_readonly("name", &LoadStep::name)
+      .def_readonly("ms", &LoadStep::ms)
+      .def_readonly("shapes", &LoadStep::shapes, "Of a warm-up: the inputs' shapes, by name.")
+      .def_readonly("calls_ms", &LoadStep::calls_ms, "Of a warm-up: the time of each call.")
+      .def("__repr__", [](const LoadStep& self) {
+        return py::str("LoadStep(name={!r}, ms={:.4g}, shapes={!r}, calls_ms={!r})")
+            .format(self.name, self.ms, self.shapes, self.calls_ms);
       });
 
   py::class_<LatencyStats>(module, "LatencyStats", R"(Latency of the calls so far, in milliseconds.

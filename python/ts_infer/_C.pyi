@@ -16,6 +16,7 @@ __all__: list[str] = [
     "Dim",
     "LatencyStats",
     "LoadOptions",
+    "LoadStep",
     "Model",
     "ModelInfo",
     "NeededLibrary",
@@ -27,6 +28,7 @@ __all__: list[str] = [
     "VerifyReport",
     "available_devices",
     "built_with_torch",
+    "executors",
     "load_bytes",
     "load_file",
     "loaded_torch",
@@ -112,6 +114,25 @@ class Timing:
     def total_ms(self) -> float:
         """The whole call, checks and copies included."""
 
+class LoadStep:
+    """One step of a load.
+
+    ``name`` is "read" (the file's directory and manifest), "integrity" (every CRC-32), "libraries",
+    "deserialise" (weights and code, onto the device), "optimise", "prepare" (what runs it), or
+    "warm-up", one for each size.
+    """
+    def __repr__(self) -> str: ...
+    @property
+    def calls_ms(self) -> list[float]:
+        """Of a warm-up: the time of each call."""
+    @property
+    def ms(self) -> float: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def shapes(self) -> dict[str, list[int]]:
+        """Of a warm-up: the inputs' shapes, by name."""
+
 class LatencyStats:
     """Latency of the calls so far, in milliseconds.
 
@@ -148,6 +169,8 @@ class LoadOptions:
     executor: str
     name: str
     optimize: bool
+    reuse_memory: bool
+    warmup: str
     def __init__(self) -> None: ...
     def set_libraries(self, paths: collections.abc.Sequence[bytes]) -> None: ...
     def set_on_log(
@@ -160,6 +183,21 @@ class LoadOptions:
     def intra_op_threads(self) -> int: ...
     @intra_op_threads.setter
     def intra_op_threads(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+    @property
+    def warmup_budget_s(self) -> float: ...
+    @warmup_budget_s.setter
+    def warmup_budget_s(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None: ...
+    @property
+    def warmup_shapes(self) -> list[dict[str, list[int]]]: ...
+    @warmup_shapes.setter
+    def warmup_shapes(
+        self,
+        arg0: collections.abc.Sequence[
+            collections.abc.Mapping[
+                str, collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]
+            ]
+        ],
+    ) -> None: ...
 
 class ModelInfo:
     """What load() decided and found."""
@@ -173,6 +211,9 @@ class ModelInfo:
     def executor(self) -> str: ...
     @property
     def load_ms(self) -> float: ...
+    @property
+    def load_steps(self) -> list[LoadStep]:
+        """What load_ms is made of, in order."""
     @property
     def name(self) -> str: ...
     @property
@@ -359,6 +400,15 @@ class Model:
         """
     def stats(self) -> LatencyStats:
         """Latency of the calls since load or reset_stats()."""
+    def warm_up_this_thread(self) -> None:
+        """Do on the calling thread what ``load`` did on its own, at the same sizes.
+
+        For a thread that is to make calls, before its first one: what is kept per thread, such as
+        the pool of intra-op threads, is then there. The calls do not count in the stats.
+
+        Raises:
+            ExecutionError: The model failed, or memory ran out.
+        """
     @property
     def signature(self) -> Signature:
         """What a call takes and returns."""
@@ -411,6 +461,9 @@ def available_devices() -> list[str]:
 
 def built_with_torch() -> str:
     """Version of torch that the library was built with, such as "2.13.0"."""
+
+def executors() -> list[str]:
+    """Values of ``executor`` of ``ts_infer.runtime.load``."""
 
 def load_bytes(data: bytes | bytearray | memoryview, options: LoadOptions) -> Model: ...
 def load_file(path: bytes, options: LoadOptions) -> Model: ...

@@ -22,6 +22,7 @@ from ts_infer._C import (
     AuditProbe,
     Dim,
     LatencyStats,
+    LoadStep,
     Model,
     ModelInfo,
     NeededLibrary,
@@ -32,10 +33,11 @@ from ts_infer._C import (
     Timing,
     VerifyReport,
     available_devices,
+    executors,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 __all__ = [
     "ArchiveInfo",
@@ -43,6 +45,7 @@ __all__ = [
     "AuditProbe",
     "Dim",
     "LatencyStats",
+    "LoadStep",
     "Model",
     "ModelInfo",
     "NeededLibrary",
@@ -53,6 +56,7 @@ __all__ = [
     "Timing",
     "VerifyReport",
     "available_devices",
+    "executors",
     "load",
     "read_model_info",
     "verify",
@@ -75,9 +79,13 @@ def load(
     source: Path | Buffer | BinaryFile,
     *,
     device: str = "auto",
-    executor: str = "legacy",
+    executor: str = "prepared",
     optimize: bool = True,
     intra_op_threads: int = 0,
+    warmup: str = "fast",
+    warmup_budget_s: float = 10,
+    warmup_shapes: Iterable[Mapping[str, Sequence[int]]] = (),
+    reuse_memory: bool = True,
     libraries: Iterable[Path] = (),
     name: str = "",
     on_timing: Callable[[Timing], object] | None = None,
@@ -90,12 +98,23 @@ def load(
             bytes.
         device: "auto" (the accelerator when there is one, else the host), "cpu", "cuda", "cuda:1",
             "xpu", ...
-        executor: "legacy" (torch's graph executor with executor mode off: it compiles once per
+        executor: "prepared" (inlined and compiled in load and run directly: no call compiles),
+            "legacy" (torch's graph executor with executor mode off: it compiles once per
             combination of dtypes and ranks, not of sizes), "simple", "profiling" (torch's default)
             or "profiling-no-fusion". It holds for this model alone. Where it cannot serve, the
             next one down is taken; ``model.info()`` says which and why.
         optimize: Freeze, and run torch's optimisation passes where they pay.
         intra_op_threads: Threads inside an operator, set for each call and put back. 0: left alone.
+        warmup: What is run now so that no later call is the slow one. "fast": each of
+            ``warmup_shapes``, the largest twice, the last until its time falls no more. "full":
+            each until its time falls no more, and sizes between them. "off": nothing. Inputs take
+            their values from the golden sample where the archive has one, else they are random. A
+            model with state runs on a copy of it. Nothing is run, and ``model.info()`` says so,
+            where no sizes are known.
+        warmup_budget_s: Seconds after which no further warm-up call is started; ``on_log`` then
+            says what was left out.
+        warmup_shapes: Sizes to warm up, `[{"x": [8, 3]}]`. Empty: the archive's own.
+        reuse_memory: On the host, keep the large buffers of a call for the next one.
         libraries: Shared libraries that register operators and classes of the model's own; loaded
             before it, once, and never unloaded. ``read_model_info(source).libraries`` says which
             ones a model needs.
@@ -118,6 +137,12 @@ def load(
         >>> model(torch.ones(1, 4))
     """
     options = _options(device, executor, optimize, intra_op_threads, libraries)
+    options.warmup = warmup
+    options.warmup_budget_s = warmup_budget_s
+    options.warmup_shapes = [
+        {name: list(shape) for name, shape in shapes.items()} for shapes in warmup_shapes
+    ]
+    options.reuse_memory = reuse_memory
     options.name = name
     options.set_on_timing(on_timing)
     options.set_on_log(_logger.log if on_log is None else on_log)
@@ -150,7 +175,7 @@ def verify(
     source: Path | Buffer | BinaryFile,
     *,
     device: str = "auto",
-    executor: str = "legacy",
+    executor: str = "prepared",
     optimize: bool = True,
     intra_op_threads: int = 0,
     libraries: Iterable[Path] = (),

@@ -30,7 +30,7 @@ std::size_t plans_after_two_ranks(torch::jit::Module& module) {
 
 TEST(ExecutorPolicyTest, LegacyExecutorKeepsAPlanForEachRank) {
   torch::jit::Module module = testing::make_module(kSource);
-  create_executors({&module.get_method("forward").function()}, "legacy");
+  create_executors({&module.get_method("forward").function()}, "legacy", c10::kCPU);
   EXPECT_EQ(plans_after_two_ranks(module), 2u);
 }
 
@@ -48,7 +48,8 @@ TEST(ExecutorPolicyTest, SwitchesArePutBack) {
   const bool profiling = torch::jit::getProfilingMode();
   const auto strategy = torch::jit::getFusionStrategy();
   const std::string bytes = testing::archive(kSource);
-  for (const char* executor : {"legacy", "simple", "profiling", "profiling-no-fusion"}) {
+  for (const char* executor :
+       {"prepared", "legacy", "simple", "profiling", "profiling-no-fusion"}) {
     LoadOptions options;
     options.executor = executor;
     Model model = Model::load(bytes.data(), bytes.size(), options);
@@ -72,7 +73,8 @@ TEST(ExecutorPolicyTest, SwitchesThatTheHostSetArePutBackToo) {
 TEST(ExecutorPolicyTest, ModelsLoadedAtOnceEachGetTheirOwn) {
   const std::string bytes = testing::archive(kSource);
   std::vector<std::thread> threads;
-  for (const char* executor : {"legacy", "profiling", "simple", "profiling-no-fusion"}) {
+  for (const char* executor :
+       {"prepared", "legacy", "profiling", "simple", "profiling-no-fusion"}) {
     threads.emplace_back([&, executor] {
       for (int i = 0; i < 10; ++i) {
         LoadOptions options;

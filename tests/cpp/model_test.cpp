@@ -65,7 +65,8 @@ TEST(ModelTest, LoadsFromAFileToo) {
 }
 
 TEST(ModelTest, EveryExecutorComputesTheSame) {
-  for (const char* executor : {"legacy", "simple", "profiling", "profiling-no-fusion"}) {
+  for (const char* executor :
+       {"prepared", "legacy", "simple", "profiling", "profiling-no-fusion"}) {
     LoadOptions options;
     options.executor = executor;
     Model model = load(archive(kLinear), options);
@@ -403,7 +404,7 @@ TEST(ModelTest, UnknownDeviceOrExecutorIsAModelLoadErrorThatListsWhatIsThere) {
   options.device = "cpu";
   options.executor = "fast";
   EXPECT_THAT(message_of<ModelLoadError>([&] { load(archive(kLinear), options); }),
-              HasSubstr("executor: expected legacy or simple"));
+              HasSubstr("executor: expected prepared or legacy or simple"));
 }
 
 TEST(ModelTest, OptimisedConvolutionComputesTheSame) {

@@ -313,18 +313,35 @@ def test_run_writes_json_beside_the_summary(
     ts_infer: Callable[..., Run], models: dict[str, str], tmp_path: Path
 ) -> None:
     result = ts_infer("run", models["doubling"], "--iterations", 2, "--json", "run.json")
-    assert "doubling on cpu, executor legacy, 2 calls" in result.stdout
+    assert "doubling on cpu, executor prepared, 2 calls" in result.stdout
     document = json.loads((tmp_path / "run.json").read_text())
     assert document["schema"] == 1
     assert document["command"] == "run"
     assert document["versions"]["torch"].startswith(torch.__version__.split("+")[0])
     assert document["machine"]["cores"] >= 1
-    assert document["options"]["executor"] == "legacy"
+    assert document["options"]["executor"] == "prepared"
     assert document["interrupted"] is False
     assert [call["call"] for call in document["calls"]] == [1, 2]
     assert all(call["total_ms"] >= call["compute_ms"] > 0 for call in document["calls"])
     batch = document["model"]["signature"]["inputs"][0]["shape"][0]
     assert batch == {"name": "batch", "min": 2, "max": 256}
+    steps = document["model"]["load_steps"]
+    assert [step["name"] for step in steps] == [
+        *("read", "integrity", "deserialise", "optimise", "prepare", "warm-up"),
+    ]
+    assert sum(step["ms"] for step in steps) == pytest.approx(document["model"]["load_ms"])
+    assert steps[-1]["shapes"] == {"x": [4, 3]}
+    assert len(steps[-1]["calls_ms"]) >= 3
+
+
+def test_run_without_warm_up(ts_infer: Callable[..., Run], models: dict[str, str]) -> None:
+    result = ts_infer("run", models["doubling"], "--warmup", "off", "--json", "-")
+    document = json.loads(result.stdout)
+    assert document["options"]["warmup"] == "off"
+    assert "warm-up" not in [step["name"] for step in document["model"]["load_steps"]]
+    refused = ts_infer("run", models["doubling"], "--warmup", "slow")
+    assert refused.returncode == 2
+    assert "--warmup: slow not in {off,fast,full}" in refused.stderr
 
 
 def test_run_keeps_output_files_inside_the_folder(
@@ -345,7 +362,7 @@ def test_bench_prints_a_table_and_says_what_was_skipped(
     result = ts_infer("bench", models["doubling"], "--duration", 0.2, "--skip", 3)
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
-    assert lines[0].startswith("doubling on cpu, executor legacy, closed loop, 1 caller, ")
+    assert lines[0].startswith("doubling on cpu, executor prepared, closed loop, 1 caller, ")
     assert lines[1].startswith("3 calls skipped as warm-up; first call ")
     titles = ["n", "mean", "p50", "p90", "p99", "max", "h2d", "compute", "d2h", "throughput"]
     assert lines[3].split() == titles

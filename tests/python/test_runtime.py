@@ -544,7 +544,9 @@ def test_load_raises_when_a_member_is_damaged(affine_path: Path) -> None:
 
 
 def test_load_raises_when_an_option_is_unknown(affine_path: Path) -> None:
-    with pytest.raises(ts_infer.Error, match=r'executor: expected legacy or .*, got "warp"'):
+    with pytest.raises(
+        ts_infer.Error, match=r'executor: expected prepared or legacy or .*, got "warp"'
+    ):
         runtime.load(affine_path, executor="warp")
     with pytest.raises(ts_infer.ModelLoadError, match=r"quantum"):
         runtime.load(affine_path, device="quantum")
@@ -866,7 +868,7 @@ def process_state() -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("executor", ["legacy", "simple", "profiling", "profiling-no-fusion"])
+@pytest.mark.parametrize("executor", runtime.executors())
 def test_load_and_forward_leave_the_process_as_it_was(executor: str, affine_path: Path) -> None:
     before = process_state()
     model = runtime.load(affine_path, device="cpu", executor=executor, intra_op_threads=1)
@@ -972,7 +974,7 @@ def test_info_says_what_load_decided(affine_path: Path) -> None:
     info = model.info()
     assert info.name == "mine"
     assert info.path == str(affine_path)
-    assert info.executor == "legacy"
+    assert info.executor == "prepared"
     assert info.device in runtime.available_devices()
     assert info.load_ms > 0
     assert all(isinstance(decision, str) and decision for decision in info.decisions)

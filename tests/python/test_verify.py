@@ -224,7 +224,7 @@ def test_verify_command_prints_a_line_a_call_and_output(
 ) -> None:
     result = ts_infer("verify", counting)
     assert result.returncode == 0, result.stderr
-    assert "counting on cpu, executor legacy, 2 golden calls" in result.stdout
+    assert "counting on cpu, executor prepared, 2 golden calls" in result.stdout
     assert "every CRC-32 is right" in result.stdout
     assert f"sha256      {hashlib.sha256(counting.read_bytes()).hexdigest()}" in result.stdout
     for call, allowed in ((1, "0.00011"), (2, "0.00021")):
@@ -250,7 +250,7 @@ def test_verify_command_exits_7_when_outputs_differ(
     assert document["model"]["device"] == "cpu"
     assert document["machine"]["cores"] >= 1
     assert document["versions"]["torch"].startswith(torch.__version__.split("+")[0])
-    assert document["options"]["executor"] == "legacy"
+    assert document["options"]["executor"] == "prepared"
     assert document["sha256"] == hashlib.sha256(differing.read_bytes()).hexdigest()
     assert document["outputs"][0]["ok"] is True
     assert document["outputs"][1]["max_abs_diff"] == 0.5

@@ -17,6 +17,9 @@
 
 namespace ts_infer {
 
+/// Shapes of the inputs of a call, by name.
+using InputShapes = std::map<std::string, std::vector<std::int64_t>>;
+
 enum class LogLevel { kDebug, kInfo, kWarning, kError };
 
 /// How a model is loaded. Every field has a working default.
@@ -24,12 +27,13 @@ struct LoadOptions {
   /// "auto" (the accelerator when there is one, else the host), "cpu", "cuda", "cuda:1", "xpu", …
   std::string device = "auto";
 
+  /// "prepared": inlined and compiled in load(), and run directly: no call compiles or profiles.
   /// "legacy": torch's graph executor with executor mode off: it compiles once per combination of
   /// dtypes and ranks, not of sizes. "simple": the profiling executor's class, not profiling.
   /// "profiling": torch's default. "profiling-no-fusion": that with fusion depth 0.
   /// It holds for this model alone. Where it cannot serve, the next one down is taken and
   /// Model::info() says which and why.
-  std::string executor = "legacy";
+  std::string executor = "prepared";
 
   /// Freeze, and run torch's optimize_for_inference passes where they pay. Model::info() says what
   /// was done.
@@ -37,6 +41,26 @@ struct LoadOptions {
 
   /// Intra-op threads of each call: set on the calling thread and put back. 0: left alone.
   int intra_op_threads = 0;
+
+  /// What load() runs so that no later call is the slow one. "fast": forward at each of
+  /// warmup_shapes, the largest twice, the last until its time falls no more. "full": each until
+  /// its time falls no more, and sizes between them. "off": nothing.
+  ///
+  /// Inputs take their values from the golden sample where the archive has one, else they are drawn
+  /// as random_inputs() does. A model with state runs on a copy of it; random generators are put
+  /// back. Nothing is run, and Model::info() says so, where no sizes are known.
+  std::string warmup = "fast";
+
+  /// Seconds after which load() starts no further warm-up call; on_log then says what was left out.
+  double warmup_budget_s = 10;
+
+  /// Empty: the archive's own.
+  std::vector<InputShapes> warmup_shapes;
+
+  /// On the host: keep the large buffers of a call for the next one, up to as much as calls have
+  /// used at once, instead of having the system map and clear them each time. Only the model's own
+  /// calls take part; other allocations of the process go where they went before.
+  bool reuse_memory = true;
 
   /// Shared libraries that register operators and classes of the model's own: loaded before it,
   /// once, and never unloaded. Two files that register the same namespace end the process, as
@@ -104,7 +128,7 @@ struct ArchiveInfo {
   std::string method;         // how it was exported: "trace", "script", "hybrid"; "" unknown
   std::string torch_version;  // that exported it; "" unknown
   std::optional<Signature> signature;  // nullopt: no manifest
-  std::vector<std::map<std::string, std::vector<std::int64_t>>> warmup_shapes;
+  std::vector<InputShapes> warmup_shapes;
   std::vector<std::string> state;        // paths of the attributes that calls change
   std::vector<ScriptedPart> scripted;    // automatically, by the export
   std::optional<Audit> audit;            // nullopt: not recorded
@@ -130,6 +154,7 @@ struct ModelInfo {
   bool stateful = false;               // calls take turns; clone() gives another its own state
   bool optimized = false;
   double load_ms = 0;
+  std::vector<LoadStep> load_steps;
 };
 
 /// A loaded model. A move-only handle; a moved-from handle may only be assigned or destroyed.
@@ -168,6 +193,11 @@ class TS_INFER_API Model {
   const Signature& signature() const;
   const ModelInfo& info() const;
 
+  /// Does on the calling thread what load() did on its own, at the same sizes: for a thread that is
+  /// to make calls, before its first one. What is kept per thread, such as the pool of intra-op
+  /// threads, is then there. Calls do not count in stats(). @throws ExecutionError
+  void warm_up_this_thread();
+
   /// Calls of forward() and call() since load or reset_stats(). Never blocks a call.
   LatencyStats stats() const;
   void reset_stats();
@@ -186,6 +216,9 @@ class TS_INFER_API Model {
 /// @throws ModelLoadError when it is no TorchScript archive.
 TS_INFER_API ArchiveInfo read_model_info(const std::string& path);
 TS_INFER_API ArchiveInfo read_model_info(const void* data, std::size_t size);
+
+/// Values of LoadOptions::executor.
+TS_INFER_API std::vector<std::string> executors();
 
 /// The devices that this process can use: "cpu", "cuda:0", …
 TS_INFER_API std::vector<std::string> available_devices();

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,18 @@ struct Timing {
 
   /// "dense_tnt inference used time: 22.1718 ms."
   TS_INFER_API std::string log_line() const;
+};
+
+/// One step of a load. In order: "read" (the file's directory and manifest), "integrity" (every
+/// CRC-32), "libraries", "deserialise" (weights and code, onto the device), "optimise", "prepare"
+/// (what runs it), then a "warm-up" for each size.
+struct LoadStep {
+  std::string name;
+  double ms = 0;
+
+  /// Of a warm-up: the shapes of the inputs, by name, and its calls' times.
+  std::map<std::string, std::vector<std::int64_t>> shapes;
+  std::vector<double> calls_ms;
 };
 
 /// Latency of the calls so far, in milliseconds. Percentiles come from a histogram with a relative

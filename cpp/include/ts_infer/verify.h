@@ -39,7 +39,8 @@ struct VerifyReport {
 
 /// Checks a file and how it computes on the device at hand: every member's CRC-32, the SHA-256
 /// where `sha256` (hexadecimal) is not empty, and then the calls of the golden sample that
-/// ts_infer.export put into the file, one after another on a freshly loaded model.
+/// ts_infer.export put into the file, one after another on a freshly loaded model, which is not
+/// warmed up.
 ///
 /// An element is right when |expected - actual| <= atol + rtol * |expected|, by the tolerance that
 /// the file has for its dtype on such a device (a float: float64's); NaN equals NaN, an infinity

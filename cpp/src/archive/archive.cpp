@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <filesystem>
 
@@ -186,6 +187,11 @@ std::shared_ptr<ReadAdapterInterface> Archive::reader() const {
 }
 
 void Archive::read() {
+  const auto start = std::chrono::steady_clock::now();
+  const auto ms = [&] {
+    const auto now = std::chrono::steady_clock::now();
+    return std::chrono::duration<double, std::milli>(now - start).count();
+  };
   info_.path = path_;
   info_.file_bytes = bytes_.size();
   if (!starts_with(bytes_, "PK")) no_torchscript(subject(), describe_non_zip(bytes_));
@@ -200,6 +206,7 @@ void Archive::read() {
 
     info_.name = stem();
     info_.members = members_.size();
+    steps_.push_back({"read", ms(), {}, {}});
     PyTorchStreamReader unpacker(reader());
     for (const ZipMember& member : members_) {
       const std::string name = inner_name(member, root_);
@@ -224,6 +231,7 @@ void Archive::read() {
       golden_ = std::move(manifest.golden);
       if (golden_) info_.golden_calls = golden_->calls;
     }
+    steps_.push_back({"integrity", ms() - steps_.front().ms, {}, {}});
   } catch (const ModelLoadError& error) {
     if (starts_with(error.what(), "[load]")) throw;
     throw ModelLoadError("[load] " + subject() + ": the file is damaged: " + error.what());

@@ -36,6 +36,9 @@ class Archive {
   /// @throws ModelLoadError where a member's CRC-32 does not match.
   void require_intact() const;
 
+  /// What open() or over() took.
+  const std::vector<LoadStep>& steps() const { return steps_; }
+
   /// Where the golden sample is; nullopt where the manifest names none.
   const std::optional<Golden>& golden() const { return golden_; }
 
@@ -66,6 +69,7 @@ class Archive {
   std::vector<ZipMember> members_;
   ArchiveInfo info_;
   std::optional<Golden> golden_;
+  std::vector<LoadStep> steps_;
 };
 
 }  // namespace ts_infer

@@ -11,14 +11,12 @@
 
 #include "messages.h"
 #include "ts_infer/error.h"
+#include "ts_infer/model.h"
 
 namespace ts_infer {
 namespace {
 
 using torch::jit::GraphFunction;
-
-const std::vector<std::string> kExecutors = {"legacy", "simple", "profiling",
-                                             "profiling-no-fusion"};
 
 /// Sets the process-wide switches and puts them back.
 class ExecutorWindow {
@@ -53,9 +51,14 @@ class ExecutorWindow {
 
 }  // namespace
 
+std::vector<std::string> executors() {
+  return {"prepared", "legacy", "simple", "profiling", "profiling-no-fusion"};
+}
+
 ExecutorChoice choose_executor(const std::string& requested, c10::Device device) {
-  if (std::find(kExecutors.begin(), kExecutors.end(), requested) == kExecutors.end()) {
-    throw ModelLoadError("executor: expected " + join(kExecutors, " or ") + ", got \"" + requested +
+  const std::vector<std::string> known = executors();
+  if (std::find(known.begin(), known.end(), requested) == known.end()) {
+    throw ModelLoadError("executor: expected " + join(known, " or ") + ", got \"" + requested +
                          '"');
   }
   if (requested == "legacy" && !device.is_cpu() && !device.is_cuda() && !device.is_xpu()) {
@@ -66,7 +69,9 @@ ExecutorChoice choose_executor(const std::string& requested, c10::Device device)
 }
 
 void create_executors(const std::vector<torch::jit::Function*>& functions,
-                      const std::string& executor) {
+                      const std::string& requested, c10::Device device) {
+  const std::string executor =
+      requested == "prepared" ? choose_executor("legacy", device).executor : requested;
   const ExecutorWindow window(executor);
   for (torch::jit::Function* function : functions) {
     GraphFunction* graph_function = torch::jit::tryToGraphFunction(*function);

@@ -7,10 +7,12 @@
 #include <torch/csrc/jit/serialization/import.h>
 
 #include <algorithm>
+#include <chrono>
 #include <functional>
 #include <unordered_set>
 
 #include "engine/executor_policy.h"
+#include "engine/prepared.h"
 #include "engine/state_analysis.h"
 #include "messages.h"
 
@@ -31,57 +33,103 @@ std::vector<std::string> public_methods(const Module& module) {
   return names;
 }
 
-class TorchScriptEngine : public Engine {
- public:
-  TorchScriptEngine(Module module, std::string executor)
-      : module_(std::move(module)),
-        executor_(std::move(executor)),
-        state_(analyse_state(module_)),
-        self_(module_._ivalue()),
-        names_(public_methods(module_)) {
-    create_executors(module_._ivalue()->compilation_unit()->get_functions(), executor_);
-    for (const std::string& name : names_) {
-      auto& function = torch::jit::toGraphFunction(module_.get_method(name).function());
-      methods_.push_back({&function.getSchema(), function.get_executor()});
+/// The methods of a module, ready to run on any instance of it.
+struct Program {
+  struct Method {
+    const c10::FunctionSchema* schema;
+    torch::jit::Code code;                // of "prepared"
+    torch::jit::GraphExecutor* executor;  // of the others
+  };
+
+  Program(Module module_, ExecutorChoice& choice, bool optimize_, c10::Device device_)
+      : module(std::move(module_)),
+        optimize(optimize_),
+        device(device_),
+        state(analyse_state(module)),
+        names(public_methods(module)) {
+    for (const std::string& name : names) {
+      methods.push_back({&module.get_method(name).function().getSchema(), {}, nullptr});
+    }
+    if (choice.executor == "prepared") prepare_methods(choice);
+    executor = choice.executor;
+    create_executors(module._ivalue()->compilation_unit()->get_functions(), executor, device);
+    for (std::size_t i = 0; i < names.size(); ++i) {
+      methods[i].executor = &torch::jit::toGraphFunction(function(i)).get_executor();
     }
   }
 
-  const std::vector<std::string>& methods() const override { return names_; }
+  torch::jit::Function& function(std::size_t method) const {
+    return module.get_method(names[method]).function();
+  }
+
+  void prepare_methods(ExecutorChoice& choice) {
+    try {
+      for (std::size_t i = 0; i < names.size(); ++i) {
+        methods[i].code = prepare(function(i), optimize);
+      }
+    } catch (const std::exception& error) {
+      for (Method& method : methods) method.code = {};
+      choice = choose_executor("legacy", device);
+      choice.reason = "its code cannot be prepared: " + clean_message(error);
+    }
+  }
+
+  Module module;
+  bool optimize;
+  c10::Device device;
+  std::string executor;
+  StateAnalysis state;
+  std::vector<std::string> names;
+  std::vector<Method> methods;
+};
+
+class TorchScriptEngine : public Engine {
+ public:
+  TorchScriptEngine(std::shared_ptr<const Program> program, const Module& instance)
+      : program_(std::move(program)), self_(instance._ivalue()) {}
+
+  const std::vector<std::string>& methods() const override { return program_->names; }
 
   const c10::FunctionSchema& schema(std::size_t method) const override {
-    return *methods_[method].schema;
+    return *program_->methods[method].schema;
   }
 
   void run(std::size_t method, std::vector<c10::IValue>& stack) override {
     stack.insert(stack.begin(), self_);
-    methods_[method].executor.run(stack);
+    const Program::Method& chosen = program_->methods[method];
+    if (chosen.code) {
+      torch::jit::InterpreterState(chosen.code).run(stack);
+    } else {
+      chosen.executor->run(stack);
+    }
   }
 
-  const std::string& state() const override { return state_.reason; }
+  const std::string& state() const override { return program_->state.reason; }
 
   std::unique_ptr<Engine> clone() const override {
-    const bool own_constants = state_.constant_containers || !state_.constants.empty();
-    Module copy = own_constants ? with_own_constants() : module_;
-    if (state_.stateful()) {
-      auto shared = state_.opaque ? c10::IValue::HashIdentityIValueMap() : unwritten_tensors(copy);
-      copy = Module(copy._ivalue()->deepcopy(shared));
+    const StateAnalysis& state = program_->state;
+    std::shared_ptr<const Program> program = program_;
+    Module instance(self_.toObject());
+    if (state.constant_containers || !state.constants.empty()) {
+      instance = with_own_constants(instance);
+      ExecutorChoice same = {program->executor, ""};
+      program = std::make_shared<Program>(instance, same, program->optimize, program->device);
     }
-    return std::make_unique<TorchScriptEngine>(std::move(copy), executor_);
+    if (state.stateful()) {
+      auto shared = state.opaque ? c10::IValue::HashIdentityIValueMap() : unwritten(instance);
+      instance = Module(instance._ivalue()->deepcopy(shared));
+    }
+    return std::make_unique<TorchScriptEngine>(std::move(program), instance);
   }
 
  private:
-  struct Method {
-    const c10::FunctionSchema* schema;
-    torch::jit::GraphExecutor executor;
-  };
-
   /// What a deep copy may share: tensors whose memory no method writes to.
-  c10::IValue::HashIdentityIValueMap unwritten_tensors(const Module& module) const {
+  c10::IValue::HashIdentityIValueMap unwritten(const Module& module) const {
     std::unordered_set<const c10::StorageImpl*> written;
     std::vector<at::Tensor> others;
     for_each_tensor_attribute(module, "", [&](const std::string& path, const at::Tensor& tensor) {
       if (!tensor.has_storage()) return;
-      if (state_.attributes.count(path)) {
+      if (program_->state.attributes.count(path)) {
         written.insert(tensor.storage().unsafeGetStorageImpl());
       } else {
         others.push_back(tensor);
@@ -108,8 +156,8 @@ class TorchScriptEngine : public Engine {
   }
 
   /// The module with new code whose written constants are copies; attributes are still shared.
-  Module with_own_constants() const {
-    Module copy = module_.clone(/*inplace=*/true);
+  Module with_own_constants(const Module& module) const {
+    Module copy = module.clone(/*inplace=*/true);
     for (torch::jit::Function* function : copy._ivalue()->compilation_unit()->get_functions()) {
       replace_constants(torch::jit::toGraphFunction(*function).graph()->block());
     }
@@ -126,21 +174,17 @@ class TorchScriptEngine : public Engine {
       const torch::jit::AttributeKind kind = node->kindOf(torch::jit::attr::value);
       if (kind == torch::jit::AttributeKind::t) {
         const at::Tensor value = node->t(torch::jit::attr::value);
-        if (state_.constants.count(value.unsafeGetTensorImpl())) {
+        if (program_->state.constants.count(value.unsafeGetTensorImpl())) {
           node->t_(torch::jit::attr::value, value.clone());
         }
-      } else if (kind == torch::jit::AttributeKind::ival && state_.constant_containers) {
+      } else if (kind == torch::jit::AttributeKind::ival && program_->state.constant_containers) {
         node->ival_(torch::jit::attr::value, node->ival(torch::jit::attr::value).deepcopy());
       }
     }
   }
 
-  Module module_;
-  std::string executor_;
-  StateAnalysis state_;
+  std::shared_ptr<const Program> program_;
   c10::IValue self_;
-  std::vector<std::string> names_;
-  std::vector<Method> methods_;
 };
 
 bool calls_convolution(const Block* block) {
@@ -199,14 +243,30 @@ Module optimized(Module module, ModelInfo& info) {
 std::unique_ptr<Engine> load_torchscript(const Archive& archive, c10::Device device,
                                          const std::string& executor, bool optimize,
                                          ModelInfo& info) {
+  ExecutorChoice choice = choose_executor(executor, device);  // first: it refuses unknown names
+  auto start = std::chrono::steady_clock::now();
+  const auto step_done = [&](const char* name) {
+    const auto now = std::chrono::steady_clock::now();
+    const double ms = std::chrono::duration<double, std::milli>(now - start).count();
+    info.load_steps.push_back({name, ms, {}, {}});
+    start = now;
+  };
   Module module = torch::jit::load(archive.reader(), device);
   put_in_eval_mode(module, info.decisions);
+  step_done("deserialise");
   if (optimize) {
     module = optimized(std::move(module), info);
+    step_done("optimise");
   } else {
     info.decisions.push_back("not optimised: asked for");
   }
-  return std::make_unique<TorchScriptEngine>(std::move(module), executor);
+  auto program = std::make_shared<Program>(module, choice, optimize, device);
+  step_done("prepare");
+  info.executor = choice.executor;
+  info.decisions.push_back(
+      "executor " + choice.executor +
+      (choice.reason.empty() ? "" : ", not " + executor + ": " + choice.reason));
+  return std::make_unique<TorchScriptEngine>(std::move(program), module);
 }
 
 }  // namespace ts_infer

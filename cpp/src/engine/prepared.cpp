@@ -1,0 +1,32 @@
+#include "engine/prepared.h"
+
+#include <torch/csrc/jit/api/function_impl.h>
+#include <torch/csrc/jit/ir/ir.h>
+#include <torch/csrc/jit/passes/common_subexpression_elimination.h>
+#include <torch/csrc/jit/passes/constant_pooling.h>
+#include <torch/csrc/jit/passes/constant_propagation.h>
+#include <torch/csrc/jit/passes/dead_code_elimination.h>
+#include <torch/csrc/jit/passes/inliner.h>
+#include <torch/csrc/jit/passes/lower_tuples.h>
+#include <torch/csrc/jit/passes/peephole.h>
+#include <torch/csrc/jit/runtime/graph_executor.h>
+
+namespace ts_infer {
+
+torch::jit::Code prepare(torch::jit::Function& function, bool optimize) {
+  // clone() and state analysis read the function's own graph, which stays as it is.
+  auto graph = torch::jit::toGraphFunction(function).graph()->copy();
+  torch::jit::Inline(*graph);
+  if (optimize) {
+    torch::jit::LowerSimpleTuples(graph);
+    torch::jit::ConstantPropagation(graph);
+    torch::jit::EliminateCommonSubexpression(graph);
+    torch::jit::PeepholeOptimize(graph);
+    torch::jit::ConstantPooling(graph);
+  }
+  torch::jit::runRequiredPasses(graph);  // the interpreter cannot do without
+  torch::jit::EliminateDeadCode(graph);
+  return torch::jit::Code(graph, function.name());
+}
+
+}  // namespace ts_infer

@@ -1,0 +1,15 @@
+#pragma once
+
+#include <ATen/core/function.h>
+#include <torch/csrc/jit/runtime/interpreter.h>
+
+namespace ts_infer {
+
+/// The code of a function, compiled now, to be run directly: calls inlined, constants folded, no
+/// profiling, no fusion, no specialisation to types or sizes seen, so that no later call compiles.
+/// It takes `self` first, as the function does. What cannot be inlined (a method of an interface,
+/// the body of a fork) still runs in a graph executor of its own.
+/// `optimize` false: calls are inlined, and the graph is left as it is.
+torch::jit::Code prepare(torch::jit::Function& function, bool optimize);
+
+}  // namespace ts_infer

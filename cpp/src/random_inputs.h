@@ -1,0 +1,23 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "ts_infer/model.h"
+
+namespace ts_infer {
+
+/// What inputs are drawn for: a model that is loaded, or one that is being loaded.
+struct InputSource {
+  const std::string& model;
+  const Signature& signature;
+  const std::vector<InputShapes>& warmup_shapes;  // of the archive
+};
+
+/// As the public random_inputs().
+std::vector<Value> random_inputs(const InputSource& source, const InputShapes& shapes,
+                                 std::uint64_t seed, const std::map<std::string, Value>& given);
+
+}  // namespace ts_infer
