@@ -80,7 +80,7 @@ class CommandLine {
   CommandLine() {
     app_.set_version_flag("--version", "ts_infer " + version());
     app_.require_subcommand(1);
-    app_.footer("The Python package adds: export, audit, demo.");
+    app_.footer("The Python package adds: export, audit, report, demo.");
     add_run();
     add_bench();
     add_verify();

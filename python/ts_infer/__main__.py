@@ -23,6 +23,7 @@ VERBS = {
     "audit": "ts_infer._export.audit_cli",
     "demo": "ts_infer._demo",
     "export": "ts_infer._export.cli",
+    "report": "ts_infer._report.cli",
 }
 
 _FOLDERS = {"--cmake-dir": "share/cmake/ts_infer", "--include-dir": "include"}
