@@ -41,6 +41,14 @@ struct BenchArguments {
   bool log_calls = false;
 };
 
+struct ColdStartArguments {
+  ModelArguments common;
+  std::vector<std::string> shapes;  // NAME=1x3x224x224, of constant sizes
+  std::uint64_t seed = 0;
+  std::int64_t calls = 25;
+  std::string child;  // "constant" or "changing": of the process that makes one run
+};
+
 struct VerifyArguments {
   ModelArguments common;
   std::string sha256;  // "": not compared
@@ -64,6 +72,7 @@ struct OutputsDiffer {
 /// Each prints its results on stdout and throws what goes wrong.
 void run(const RunArguments& arguments);
 void bench(const BenchArguments& arguments);
+void coldstart(const ColdStartArguments& arguments);
 void verify(const VerifyArguments& arguments);
 void inspect(const InspectArguments& arguments);
 void env(const EnvArguments& arguments);

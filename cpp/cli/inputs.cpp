@@ -152,6 +152,15 @@ std::string check_shape(const std::string& text) {
   return is_good ? "" : "expected NAME=1x3x224x224, got '" + text + "'";
 }
 
+InputShapes parse_shapes(const std::vector<std::string>& texts) {
+  InputShapes shapes;
+  for (const std::string& text : texts) {
+    const auto [name, sizes] = split(text);
+    shapes[name] = *parse_shape(sizes);
+  }
+  return shapes;
+}
+
 Inputs gather_inputs(const Model& model, const InputArguments& arguments) {
   const Signature& signature = model.signature();
   const std::map<std::string, Given> given = read_inputs(model, arguments);

@@ -20,6 +20,9 @@ struct InputArguments {
 std::string check_input(const std::string& text);
 std::string check_shape(const std::string& text);
 
+/// Shapes by input name, of texts that passed check_shape().
+InputShapes parse_shapes(const std::vector<std::string>& texts);
+
 struct Inputs {
   std::vector<Value> args;
   std::map<std::string, Value> kwargs;  // those behind one that is left out

@@ -83,6 +83,7 @@ class CommandLine {
     app_.footer("The Python package adds: export, audit, report, demo.");
     add_run();
     add_bench();
+    add_coldstart();
     add_verify();
     add_inspect();
     add_env();
@@ -244,6 +245,31 @@ class CommandLine {
     command.callback([this] { command_ = [this] { bench(bench_); }; });
   }
 
+  void add_coldstart() {
+    CLI::App& command = *app_.add_subcommand(
+        "coldstart", "Measure the first calls under each executor, each in a fresh process");
+    ColdStartArguments& arguments = coldstart_;
+    add_model(command, arguments.common);
+    command.remove_option(command.get_option("--executor"));
+    command
+        .add_option("--shape", arguments.shapes, "The shape of an input in the runs of one size")
+        ->type_name("NAME=1x3x224x224")
+        ->check(check_shape)
+        ->allow_extra_args(false);
+    command.add_option("--calls", arguments.calls, "Calls of a run")
+        ->capture_default_str()
+        ->check(in_range(1, 1e6))
+        ->type_name("N");
+    command.add_option("--seed", arguments.seed, "Of the inputs and of the sizes that change")
+        ->capture_default_str()
+        ->type_name("N");
+    // Of the processes that it starts.
+    command.add_option("--child", arguments.child)->group("");
+    command.add_option("--executor", arguments.common.executor)->group("");
+    command.add_option("--warmup", arguments.common.warmup)->group("");
+    command.callback([this] { command_ = [this] { coldstart(coldstart_); }; });
+  }
+
   void add_verify() {
     CLI::App& command = *app_.add_subcommand(
         "verify", "Check a file, and that it computes here what it computed where it was exported");
@@ -272,6 +298,7 @@ class CommandLine {
   CLI::App app_{"Runs, measures and checks TorchScript models.", "ts_infer"};
   RunArguments run_;
   BenchArguments bench_;
+  ColdStartArguments coldstart_;
   VerifyArguments verify_;
   InspectArguments inspect_;
   EnvArguments env_;

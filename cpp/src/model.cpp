@@ -550,10 +550,14 @@ c10::IValue Model::Impl::release(const c10::IValue& result, DeviceCall* call, bo
   const c10::InferenceMode ordinary(false);
   const at::NoGradGuard no_grad;
   const OutputOwnership ownership(result);
+  const auto holds_too_much = [this](const at::Tensor& tensor) {
+    return cache && tensor.is_cpu() && tensor.has_storage() &&
+           cache->wastes(tensor.storage().data(), tensor.storage().nbytes());
+  };
   const auto release_tensor = [&](const at::Tensor& tensor) {
     if (to_host && !tensor.is_cpu()) return call->to_host(tensor);
-    at::Tensor released =
-        ownership.is_shared(tensor) ? tensor.detach().clone() : as_ordinary(tensor);
+    const bool is_copied = ownership.is_shared(tensor) || holds_too_much(tensor);
+    at::Tensor released = is_copied ? tensor.detach().clone() : as_ordinary(tensor);
     if (call && !released.is_cpu()) call->keep_on_device(released);
     return released;
   };
@@ -738,6 +742,10 @@ const c10::FunctionSchema& ModelAccess::schema(const Model& model, const std::st
 
 Model ModelAccess::load(const std::shared_ptr<const Archive>& archive, const LoadOptions& options) {
   return Model(Model::Impl::load(archive, options));
+}
+
+std::size_t ModelAccess::compiled_plans(const Model& model) {
+  return model.impl_->engine->compiled_plans(model.impl_->find_method("forward"));
 }
 
 const ArchiveInfo& ModelAccess::archive(const Model& model) { return model.impl_->archive; }

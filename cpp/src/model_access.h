@@ -25,6 +25,9 @@ struct TS_INFER_API ModelAccess {
   /// All but methods, operators, devices and code.
   static const ArchiveInfo& archive(const Model& model);
 
+  /// Execution plans that torch's executor of forward has compiled so far.
+  static std::size_t compiled_plans(const Model& model);
+
   /// Loads what was opened already. @throws ModelLoadError
   static Model load(const std::shared_ptr<const Archive>& archive, const LoadOptions& options);
 };

@@ -1,5 +1,6 @@
 #include "random_inputs.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <numbers>
@@ -214,6 +215,48 @@ bool is_tensor(const TensorSpec& input, const Shapes& given) {
 }
 
 }  // namespace
+
+std::vector<Shapes> random_shapes(const Model& model, std::size_t count, std::uint64_t seed) {
+  const auto& warmup = ModelAccess::archive(model).warmup_shapes;
+  // By name: the range of each dynamic dimension.
+  std::map<std::string, std::pair<double, double>> ranges;
+  for (const TensorSpec& input : model.signature().inputs) {
+    for (std::size_t i = 0; input.shape && i < input.shape->size(); ++i) {
+      const Dim& dim = (*input.shape)[i];
+      if (dim.name.empty()) continue;
+      auto low = static_cast<double>(std::max<std::int64_t>(dim.min.value_or(1), 1));
+      auto high = static_cast<double>(dim.max.value_or(0));
+      for (const Shapes& shapes : warmup) {
+        const auto shape = shapes.find(input.name);
+        if (dim.max || shape == shapes.end() || i >= shape->second.size()) continue;
+        high = std::max(high, static_cast<double>(shape->second[i]));
+      }
+      const auto known = ranges.emplace(dim.name, std::pair(low, std::max(low, high)));
+      auto& range = known.first->second;
+      range = {std::max(range.first, low), std::min(range.second, std::max(low, high))};
+    }
+  }
+  if (ranges.empty()) return {};
+  std::vector<Shapes> calls(count);
+  std::mt19937_64 generator(seed);
+  for (Shapes& shapes : calls) {
+    std::map<std::string, std::int64_t> sizes;
+    for (const auto& [name, range] : ranges) {
+      const double fraction = static_cast<double>(generator() >> 11) * 0x1p-53;
+      const double size = range.first * std::pow(range.second / range.first, fraction);
+      sizes[name] = std::llround(size);
+    }
+    for (const TensorSpec& input : model.signature().inputs) {
+      if (!input.shape) continue;
+      Shape shape;
+      for (const Dim& dim : *input.shape) {
+        shape.push_back(dim.name.empty() ? dim.min.value_or(1) : sizes.at(dim.name));
+      }
+      shapes.emplace(input.name, std::move(shape));
+    }
+  }
+  return calls;
+}
 
 std::vector<Value> random_inputs(const Model& model, const Shapes& shapes, std::uint64_t seed,
                                  const std::map<std::string, Value>& given) {

@@ -442,6 +442,54 @@ def test_bench_shows_a_live_line_on_a_terminal(binary: str, models: dict[str, st
     assert re.search(rb"bench: \d+\.\d s, \d+ calls", shown)
 
 
+# coldstart
+
+
+def test_coldstart_runs_every_executor_in_fresh_processes(
+    ts_infer: Callable[..., Run], models: dict[str, str], tmp_path: Path
+) -> None:
+    result = ts_infer("coldstart", models["doubling"], "--calls", 6, "--json", "cold.json")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("doubling on cpu, ")
+    assert "constant size, ms; * compiled" in result.stdout
+    assert "a new size in each call, ms; * compiled" in result.stdout
+    document = json.loads((tmp_path / "cold.json").read_text())
+    assert document["command"] == "coldstart"
+    executors = ["prepared", "prepared", "legacy", "simple", "profiling", "profiling-no-fusion"]
+    for sizes in ("constant", "changing"):
+        runs = [run for run in document["runs"] if run["sizes"] == sizes]
+        assert [run["executor"] for run in runs] == executors
+        assert [run["warmup"] for run in runs] == ["fast", *["off"] * 5]
+        for run in runs:
+            assert run["error"] is None
+            assert len(run["calls"]) == 6
+            assert run["first_ms"] == run["calls"][0]["ms"] > 0
+            shapes = {tuple(call["shapes"]["x"]) for call in run["calls"]}
+            assert all(2 <= rows <= 256 and columns == 3 for rows, columns in shapes)
+            assert (len(shapes) > 1) == (sizes == "changing")
+            compiled = [call["compiled"] for call in run["calls"]]
+            if run["executor"] == "prepared":
+                assert compiled == [0] * 6
+            else:
+                assert compiled[0] == 1
+    # The executors see the same sizes.
+    drawn = [[call["shapes"] for call in run["calls"]] for run in document["runs"][6:]]
+    assert all(shapes == drawn[0] for shapes in drawn)
+    profiling = next(run for run in document["runs"] if run["executor"] == "profiling")
+    assert [call["compiled"] for call in profiling["calls"]][:3] == [1, 1, 0]
+
+
+def test_coldstart_says_why_a_model_does_not_run(
+    ts_infer: Callable[..., Run], models: dict[str, str]
+) -> None:
+    failing = ts_infer("coldstart", models["failing"], "--shape", "x=2x3")
+    assert_fails(failing, 5, "no run succeeded", "the road ends here")
+    assert_fails(ts_infer("coldstart", "missing.pt"), 3, "missing.pt")
+    plain = ts_infer("coldstart", models["plain"], "--shape", "x=2x3", "--calls", 3)
+    assert plain.returncode == 0, plain.stderr
+    assert "no dimension is declared dynamic: sizes cannot change" in plain.stdout
+
+
 # inspect and env
 
 

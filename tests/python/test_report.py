@@ -353,6 +353,7 @@ def test_command_reads_what_the_binary_writes(
     documents = {
         "bench": ["bench", *target, "--duration", "0.05", "--skip", "0"],
         "run": ["run", *target, "--iterations", "3"],
+        "coldstart": ["coldstart", *target, "--calls", "4"],
     }
     paths = {name: tmp_path / f"{name}.json" for name in documents}
     for name, arguments in documents.items():
@@ -360,13 +361,16 @@ def test_command_reads_what_the_binary_writes(
         subprocess.run(command, check=True, capture_output=True)
     out = tmp_path / "report.html"
     assert main(["report", *map(str, paths.values()), "-o", str(out)]) == 0
+    results = load(str(paths["bench"]))["results"]
     (row,) = (
         row
         for row in Tables(out.read_text(encoding="utf-8")).tables["Latency, ms"]
-        if row[0].endswith("bench")
+        if row[1] == str(results["n"])
     )
-    results = load(str(paths["bench"]))["results"]
-    assert row[1] == str(results["n"])
+    cold = load(str(paths["coldstart"]))
+    text = out.read_text(encoding="utf-8")
+    for run in cold["runs"]:
+        assert f"{run['first_ms']:.4g}" in text
     assert float(row[3]) == pytest.approx(results["p50_ms"], rel=5.1e-4)
 
 

@@ -51,4 +51,46 @@ TS_INFER_API std::vector<Value> random_inputs(
     const Model& model, const std::map<std::string, std::vector<std::int64_t>>& shapes = {},
     std::uint64_t seed = 0, const std::map<std::string, Value>& given = {});
 
+/// Shapes of `count` calls, of every input whose shape has a dynamic dimension: each named
+/// dimension is drawn from its range, small sizes as often as large ones (log-uniformly). A range
+/// with no end ends at the largest of the archive's warm-up sizes. Empty where no dimension is
+/// dynamic.
+TS_INFER_API std::vector<InputShapes> random_shapes(const Model& model, std::size_t count,
+                                                    std::uint64_t seed = 0);
+
+/// What cold_start() runs.
+struct ColdStartOptions {
+  std::size_t calls = 25;
+  bool changing_sizes = false;  // each call has sizes of its own, by random_shapes()
+  InputShapes shapes;           // of constant sizes; empty: the middle of each range
+  std::uint64_t seed = 0;
+};
+
+/// One of the first calls, and what it did beside computing.
+struct ColdCall {
+  double ms = 0;
+  std::uint64_t compiled = 0;            // execution plans that torch's executors compiled in it
+  std::uint64_t page_faults = 0;         // minor ones, of the process
+  std::uint64_t device_allocations = 0;  // from the device, by torch's caching allocator
+  std::int64_t device_bytes = 0;         // that the allocator reserved more
+  InputShapes shapes;
+};
+
+/// The first calls of a model.
+struct ColdStart {
+  ModelInfo model;
+  std::vector<ColdCall> calls;
+  double first_ms = 0;
+  double steady_ms = 0;  // of the first call's size: the median of calls made after all others
+  std::uint64_t settled_at = 0;  // first call k such that k, k+1 and k+2 are within 25 % of their
+                                 // sizes' steady; 1 is the first; 0: none is
+};
+
+/// Loads a model and makes its first calls, then calls each size again to know its steady time. To
+/// be run as the first thing of a fresh process: what libtorch has set up once is warm for ever. It
+/// sets libtorch's process-wide statistics logger.
+/// @throws ModelLoadError, InputError, ExecutionError
+TS_INFER_API ColdStart cold_start(const std::string& path, const LoadOptions& options,
+                                  const ColdStartOptions& cold = {});
+
 }  // namespace ts_infer

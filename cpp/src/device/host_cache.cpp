@@ -21,8 +21,7 @@ class HostCache::Pool {
     std::vector<void*> evicted;
     std::unique_lock<std::mutex> lock(mutex_);
     const auto kept = kept_.lower_bound(size);
-    // A much larger one would be missed by the larger requests, and be held by a small output.
-    if (kept != kept_.end() && kept->first <= kMostWaste * size) {
+    if (kept != kept_.end()) {
       const auto [found, buffer] = *kept;
       kept_.erase(kept);
       kept_bytes_ -= found;
@@ -69,8 +68,6 @@ class HostCache::Pool {
   }
 
  private:
-  static constexpr std::size_t kMostWaste = 4;
-
   /// Up to an eighth more, so that sizes that grow little by little find what was kept. Pages that
   /// are not touched cost nothing.
   static std::size_t rounded_up(std::size_t size) {
@@ -116,6 +113,7 @@ class HostCache::Pool {
 namespace {
 
 constexpr std::size_t kLarge = 64 * 1024;
+constexpr std::size_t kMostWaste = 4;
 
 thread_local const std::shared_ptr<HostCache::Pool>* current = nullptr;
 
@@ -159,6 +157,13 @@ class FrontAllocator final : public c10::Allocator {
   }
 
   c10::Allocator& base() { return base_; }
+
+  /// The true size of a buffer of a cache; 0 for any other.
+  std::size_t true_size(const void* buffer) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = owners_.find(const_cast<void*>(buffer));
+    return found == owners_.end() ? 0 : found->second.size;
+  }
 
  private:
   struct Owner {
@@ -204,6 +209,11 @@ HostCache::~HostCache() {
 bool HostCache::is_active() const { return pool_ != nullptr; }
 
 std::size_t HostCache::peak_bytes() const { return pool_ ? pool_->peak_bytes() : 0; }
+
+bool HostCache::wastes(const void* buffer, std::size_t size) const {
+  return pool_ && size >= kLarge &&
+         FrontAllocator::instance()->true_size(buffer) > kMostWaste * size;
+}
 
 HostCache::Use::Use(const HostCache* cache) : previous_(current) {
   current = cache && cache->pool_ ? &cache->pool_ : nullptr;

@@ -28,6 +28,10 @@ class HostCache {
   /// The most bytes that were in use at once.
   std::size_t peak_bytes() const;
 
+  /// Whether `size` bytes lie in a buffer of a cache that is several times larger. Within a call
+  /// that is welcome, since sizes change from call to call; an output would hold it.
+  bool wastes(const void* buffer, std::size_t size) const;
+
   /// Allocations on this thread take part as long as it lives. nullptr: they do not.
   class Use {
    public:

@@ -25,6 +25,9 @@ class Engine {
   /// result. Throws what libtorch throws.
   virtual void run(std::size_t method, std::vector<c10::IValue>& stack) = 0;
 
+  /// Execution plans that torch's executor of a method has compiled so far; 0 where none runs it.
+  virtual std::size_t compiled_plans(std::size_t method) const = 0;
+
   /// Why calls must take turns; empty where they need not.
   virtual const std::string& state() const = 0;
 

@@ -7,6 +7,7 @@
 #include <torch/csrc/jit/serialization/import.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <functional>
 #include <unordered_set>
@@ -96,12 +97,24 @@ class TorchScriptEngine : public Engine {
 
   void run(std::size_t method, std::vector<c10::IValue>& stack) override {
     stack.insert(stack.begin(), self_);
+    if (!was_run_.load(std::memory_order_relaxed)) was_run_ = true;
     const Program::Method& chosen = program_->methods[method];
     if (chosen.code) {
       torch::jit::InterpreterState(chosen.code).run(stack);
     } else {
       chosen.executor->run(stack);
     }
+  }
+
+  std::size_t compiled_plans(std::size_t method) const override {
+    const Program::Method& chosen = program_->methods[method];
+    if (chosen.code) return 0;
+    if (program_->executor == "legacy") {
+      return chosen.executor->getDebugState().execution_plans.size();
+    }
+    // The first call compiles a plan. One that only profiles is followed by the optimised one.
+    const bool profiles = program_->executor == "profiling";
+    return (was_run_ ? 1 : 0) + (profiles && chosen.executor->isOptimized() ? 1 : 0);
   }
 
   const std::string& state() const override { return program_->state.reason; }
@@ -185,6 +198,7 @@ class TorchScriptEngine : public Engine {
 
   std::shared_ptr<const Program> program_;
   c10::IValue self_;
+  std::atomic<bool> was_run_{false};
 };
 
 bool calls_convolution(const Block* block) {
