@@ -6,6 +6,7 @@
 #include <cmath>
 #include <map>
 
+#include "device/memory.h"
 #include "model_access.h"
 #include "ts_infer/benchmark.h"
 
@@ -30,6 +31,7 @@ torch::jit::logging::LockingLogger& executor_counter() {
 struct Counts {
   std::uint64_t compiled = 0;
   std::uint64_t page_faults = 0;
+  DeviceMemory memory;
 };
 
 Counts counts(const Model& model) {
@@ -38,7 +40,8 @@ Counts counts(const Model& model) {
   const std::int64_t executors = executor_counter().getCounterValue(
       torch::jit::logging::runtime_counters::GRAPH_EXECUTORS_CONSTRUCTED);
   return {ModelAccess::compiled_plans(model) + static_cast<std::uint64_t>(executors),
-          static_cast<std::uint64_t>(usage.ru_minflt)};
+          static_cast<std::uint64_t>(usage.ru_minflt),
+          device_memory(c10::Device(model.info().device)).value_or(DeviceMemory())};
 }
 
 double timed_call(Model& model, const std::vector<Value>& args) {
@@ -106,6 +109,9 @@ ColdStart cold_start(const std::string& path, const LoadOptions& options,
     const Counts after = counts(model);
     call.compiled = after.compiled - before.compiled;
     call.page_faults = after.page_faults - before.page_faults;
+    call.device_allocations = static_cast<std::uint64_t>(after.memory.device_allocations -
+                                                         before.memory.device_allocations);
+    call.device_bytes = after.memory.reserved - before.memory.reserved;
     result.calls.push_back(std::move(call));
   }
 

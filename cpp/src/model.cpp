@@ -22,6 +22,8 @@
 #include "device/device.h"
 #include "device/device_call.h"
 #include "device/host_cache.h"
+#include "device/memory.h"
+#include "device/streams.h"
 #include "dtype.h"
 #include "engine/torchscript_engine.h"
 #include "input_check.h"
@@ -273,8 +275,8 @@ struct Model::Impl {
 
   StatsRecorder stats;
   std::atomic<std::uint64_t> calls{0};
-  std::mutex turn;                    // of a stateful model
-  std::optional<c10::Stream> stream;  // on a device: loads the model, and runs a stateful one
+  std::mutex turn;                            // of a stateful model
+  std::shared_ptr<const StreamLease> stream;  // on a device: of a stateful model
   std::atomic<bool> unwaited{false};  // a call returned while the device may still read weights
 
   Impl() = default;
@@ -286,8 +288,8 @@ struct Model::Impl {
                                     const LoadOptions& options);
   void adopt(std::unique_ptr<Engine> loaded);
 
-  /// Another model with its own state. On a device, that state is made and used on `on`.
-  std::unique_ptr<Impl> copy(std::optional<c10::Stream> on);
+  /// Another model with its own state. On a device, it is made on `on`, and the state used there.
+  std::unique_ptr<Impl> copy(std::shared_ptr<const StreamLease> on);
   std::vector<LoadStep> rehearse();
 
   /// forward's signature as the manifest has it, where there is one.
@@ -348,8 +350,11 @@ std::unique_ptr<Model::Impl> Model::Impl::load(const std::shared_ptr<const Archi
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
     const IntraOpThreads threads(options.intra_op_threads);
     if (!options.libraries.empty()) step("libraries", [&] { load_libraries(options.libraries); });
-    if (!impl->device.is_cpu()) impl->stream = new_stream(impl->device);
-    const c10::OptionalStreamGuard on_stream(impl->stream);
+    c10::OptionalStreamGuard on_stream;
+    if (!impl->device.is_cpu()) {
+      impl->stream = std::make_shared<StreamLease>(impl->device);
+      on_stream.reset_stream(impl->stream->stream());
+    }
     if (impl->device.is_cpu() && options.reuse_memory) {
       impl->cache = std::make_shared<HostCache>();
       if (!impl->cache->is_active()) {
@@ -358,9 +363,12 @@ std::unique_ptr<Model::Impl> Model::Impl::load(const std::shared_ptr<const Archi
       }
     }
     impl->adopt(load_torchscript(*archive, impl->device, options.executor, options.optimize, info));
-    if (impl->stream) impl->stream->synchronize();  // calls may run on others
+    if (impl->stream) impl->stream->stream().synchronize();  // calls may run on others
+    on_stream.reset();
     if (info.stateful) {
       info.decisions.push_back("stateful, calls take turns: " + impl->engine->state());
+    } else {
+      impl->stream = nullptr;  // given back: the first thread that serves gets it
     }
     if (impl->forward == std::string::npos) {
       info.decisions.push_back("not warmed up: there is no forward");
@@ -369,15 +377,25 @@ std::unique_ptr<Model::Impl> Model::Impl::load(const std::shared_ptr<const Archi
       if (!impl->warm_up->reason().empty()) {
         info.decisions.push_back("not warmed up: " + impl->warm_up->reason());
       }
+      const OwnStreamScope as_a_serving_thread(impl->device);
       for (LoadStep& warm_up : impl->rehearse()) info.load_steps.push_back(std::move(warm_up));
     }
   } catch (const Error& error) {
     throw ModelLoadError(where + ": " + error.what());
+  } catch (const c10::OutOfMemoryError& error) {
+    throw ModelLoadError(c10::str(where, ": its weights are ", impl->archive.weight_bytes,
+                                  " bytes: out of memory: ", clean_message(error),
+                                  memory_text(impl->device)));
   } catch (const std::bad_alloc&) {
     throw ModelLoadError(where + ": out of host memory");
   } catch (const std::exception& error) {
     throw ModelLoadError(where + ": " +
                          explain_load_failure(clean_message(error), impl->archive.libraries));
+  }
+  if (const auto memory = device_memory(impl->device)) {
+    info.reserved_bytes = static_cast<std::uint64_t>(memory->reserved);
+  } else if (impl->cache) {
+    info.reserved_bytes = impl->cache->peak_bytes();
   }
   for (const LoadStep& done : info.load_steps) info.load_ms += done.ms;
   for (const std::string& message : warnings.messages()) impl->log(LogLevel::kWarning, message);
@@ -400,7 +418,7 @@ std::vector<LoadStep> Model::Impl::rehearse() {
       [this](LogLevel level, const std::string& message) { log(level, message); });
 }
 
-std::unique_ptr<Model::Impl> Model::Impl::copy(std::optional<c10::Stream> on) {
+std::unique_ptr<Model::Impl> Model::Impl::copy(std::shared_ptr<const StreamLease> on) {
   auto copied = std::make_unique<Impl>();
   copied->options = options;
   copied->device = device;
@@ -408,15 +426,16 @@ std::unique_ptr<Model::Impl> Model::Impl::copy(std::optional<c10::Stream> on) {
   copied->info = info;
   copied->warm_up = warm_up;
   copied->cache = cache;
-  copied->stream = on;
   const c10::InferenceMode ordinary(false);
   const at::NoGradGuard no_grad;
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const std::lock_guard<std::mutex> my_turn(turn);
-  if (stream) stream->synchronize();
-  const c10::OptionalStreamGuard on_stream(on);
+  if (stream) stream->stream().synchronize();
+  c10::OptionalStreamGuard on_stream;
+  if (on) on_stream.reset_stream(on->stream());
   copied->adopt(engine->clone());
-  if (on) on->synchronize();
+  if (on) on->stream().synchronize();
+  if (info.stateful) copied->stream = std::move(on);
   return copied;
 }
 
@@ -653,15 +672,17 @@ c10::IValue Model::Impl::execute(std::size_t method, Stack stack, const RunOptio
   try {
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
     const IntraOpThreads threads(options.intra_op_threads);
+    // Outputs may alias the state until release() has copied them, and what fails on the stream of
+    // the state is this call's until it has waited.
+    std::unique_lock<std::mutex> my_turn(turn, std::defer_lock);
+    if (info.stateful) my_turn.lock();
     std::optional<DeviceCall> call;
     if (!device.is_cpu()) {
-      call.emplace(device, host_inputs, run_options.stream, info.stateful ? stream : std::nullopt);
+      call.emplace(device, host_inputs, run_options.stream,
+                   stream ? std::optional(stream->stream()) : std::nullopt);
       if (!host_inputs) unwaited = true;
     }
     DeviceCall* const on_device = call ? &*call : nullptr;
-    // Outputs may alias the state until release() has copied them, so the turn ends after that.
-    std::unique_lock<std::mutex> my_turn(turn, std::defer_lock);
-    if (info.stateful) my_turn.lock();
     const c10::IValue computed = compute(method, stack, on_device, timing);
     c10::IValue result;
     if (run_options.outputs.empty()) {
@@ -669,17 +690,17 @@ c10::IValue Model::Impl::execute(std::size_t method, Stack stack, const RunOptio
     } else {
       copy_outputs(computed, run_options.outputs, on_device);
     }
-    if (my_turn) my_turn.unlock();
     if (call) call->finish(timing);
     return result;
   } catch (const Error&) {
     throw;
-  } catch (const c10::OutOfMemoryError& error) {
-    throw ExecutionError(where() + " out of memory: " + clean_message(error));
   } catch (const std::bad_alloc&) {
     throw ExecutionError(where() + " out of host memory");
   } catch (const std::exception& error) {
-    throw ExecutionError(where() + ' ' + clean_message(error));
+    // The interpreter turns torch's OutOfMemoryError into one of its own.
+    const std::string message = clean_message(error);
+    const bool needs_memory = message.find("out of memory") != std::string::npos;
+    throw ExecutionError(where() + ' ' + message + (needs_memory ? memory_text(device) : ""));
   }
 }
 
@@ -727,8 +748,8 @@ void Model::warm_up_this_thread() { impl_->rehearse(); }
 
 Model Model::clone() const {
   try {
-    const bool on_host = impl_->device.is_cpu();
-    return Model(impl_->copy(on_host ? std::nullopt : std::optional(new_stream(impl_->device))));
+    return Model(impl_->copy(
+        impl_->device.is_cpu() ? nullptr : std::make_shared<const StreamLease>(impl_->device)));
   } catch (const Error&) {
     throw;
   } catch (const std::exception& error) {

@@ -222,6 +222,9 @@ class ModelInfo:
     def path(self) -> str:
         """Empty when loaded from memory."""
     @property
+    def reserved_bytes(self) -> int:
+        """Memory that calls find ready: on a device all that torch's allocator holds, on the host what is kept for calls."""
+    @property
     def stateful(self) -> bool:
         """Whether calls take turns; clone() gives another model its own state."""
 

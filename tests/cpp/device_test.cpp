@@ -1,6 +1,3 @@
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
-
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 #include <c10/core/DeviceGuard.h>
@@ -10,8 +7,8 @@
 #include <thread>
 
 #include "archives.h"
-#include "fake_device.h"
-#include "ts_infer/model.h"
+#include "device/streams.h"
+#include "device_testing.h"
 #include "ts_infer/torch.h"
 #include "ts_infer/verify.h"
 
@@ -29,59 +26,18 @@ using testing::fake_device;
 using ::testing::HasSubstr;
 using testing::Hold;
 using testing::host_waits;
+using testing::into;
+using testing::kLinear;
+using testing::kSum;
+using testing::load;
 using testing::message_of;
+using testing::on_device;
+using testing::on_host;
+using testing::on_stream;
+using testing::to_device;
+using testing::values;
 
-constexpr const char* kLinear = R"(
-def forward(self, x):
-    return torch.relu(torch.matmul(x, self.weight)) + 1
-)";
-
-/// Adds to its state in place, and returns a copy.
-constexpr const char* kSum = R"(
-def forward(self, x):
-    self.state.add_(x)
-    return self.state * 1
-)";
-
-Model load_bytes(const std::string& bytes, LoadOptions options = {}) {
-  return Model::load(bytes.data(), bytes.size(), options);
-}
-
-Model load(const std::string& source, LoadOptions options = {}) {
-  return load_bytes(testing::archive(source), std::move(options));
-}
-
-Tensor on_host(c10::IntArrayRef shape, double value = 1) {
-  return from_torch(at::full(shape, value));
-}
-
-Tensor on_device(c10::IntArrayRef shape, double value = 1, int index = 0) {
-  return from_torch(at::full(shape, value).to(fake_device(index)));
-}
-
-/// Waits for the calling thread's current stream.
-std::vector<float> values(const Tensor& tensor) {
-  const Tensor host = tensor.to_host();
-  return {host.data<float>(), host.data<float>() + host.numel()};
-}
-
-RunOptions on_stream(c10::Stream stream) {
-  RunOptions options;
-  options.stream = testing::native_handle(stream);
-  return options;
-}
-
-RunOptions to_device(const std::string& device) {
-  RunOptions options;
-  options.output_device = device;
-  return options;
-}
-
-RunOptions into(std::vector<Tensor> buffers) {
-  RunOptions options;
-  options.outputs = std::move(buffers);
-  return options;
-}
+class DeviceTest : public testing::DeviceFixture {};
 
 // ---- The fake device itself: what the tests below rely on.
 
@@ -136,20 +92,20 @@ TEST(FakeDeviceTest, ComputesWhatTheHostComputes) {
 
 // ---- Which device
 
-TEST(DeviceTest, AvailableDevicesListsTheAccelerator) {
+TEST_F(DeviceTest, AvailableDevicesListsTheAccelerator) {
   EXPECT_THAT(available_devices(), ElementsAre("cpu", "fake:0", "fake:1"));
 }
 
-TEST(DeviceTest, AutoTakesTheAccelerator) { EXPECT_EQ(load(kLinear).info().device, "fake:0"); }
+TEST_F(DeviceTest, AutoTakesTheAccelerator) { EXPECT_EQ(load(kLinear).info().device, "fake:0"); }
 
-TEST(DeviceTest, NameWithoutIndexIsTheCurrentDevice) {
+TEST_F(DeviceTest, NameWithoutIndexIsTheCurrentDevice) {
   const c10::DeviceGuard guard(fake_device(1));
   LoadOptions options;
   options.device = "fake";
   EXPECT_EQ(load(kLinear, options).info().device, "fake:1");
 }
 
-TEST(DeviceTest, LoadRejectsDevicesThatAreNotHere) {
+TEST_F(DeviceTest, LoadRejectsDevicesThatAreNotHere) {
   for (const char* device : {"fake:2", "cuda", "cuda:0", "nonsense"}) {
     LoadOptions options;
     options.device = device;
@@ -158,14 +114,16 @@ TEST(DeviceTest, LoadRejectsDevicesThatAreNotHere) {
   }
 }
 
-TEST(DeviceTest, LegacyExecutorStepsDown) {
-  const Model model = load(kLinear);
+TEST_F(DeviceTest, LegacyExecutorStepsDown) {
+  LoadOptions options;
+  options.executor = "legacy";
+  const Model model = load(kLinear, options);
   EXPECT_EQ(model.info().executor, "simple");
   EXPECT_THAT(model.info().decisions, Contains(HasSubstr("executor simple, not legacy")));
 }
 
-TEST(DeviceTest, EveryExecutorComputesTheSame) {
-  for (const char* executor : {"simple", "profiling", "profiling-no-fusion"}) {
+TEST_F(DeviceTest, EveryExecutorComputesTheSame) {
+  for (const char* executor : {"prepared", "simple", "profiling", "profiling-no-fusion"}) {
     LoadOptions options;
     options.executor = executor;
     Model model = load(kLinear, options);
@@ -175,7 +133,7 @@ TEST(DeviceTest, EveryExecutorComputesTheSame) {
   }
 }
 
-TEST(DeviceTest, RunsOnTheSecondDevice) {
+TEST_F(DeviceTest, RunsOnTheSecondDevice) {
   LoadOptions options;
   options.device = "fake:1";
   Model model = load(kLinear, options);
@@ -186,7 +144,7 @@ TEST(DeviceTest, RunsOnTheSecondDevice) {
   EXPECT_EQ(c10::impl::VirtualGuardImpl(fake_device().type()).getDevice().index(), 0);
 }
 
-TEST(DeviceTest, HostModelRunsBesideAnAccelerator) {
+TEST_F(DeviceTest, HostModelRunsBesideAnAccelerator) {
   LoadOptions options;
   options.device = "cpu";
   Model model = load(kLinear, options);
@@ -199,9 +157,9 @@ TEST(DeviceTest, HostModelRunsBesideAnAccelerator) {
 
 // ---- Host inputs
 
-TEST(DeviceTest, HostInputsComeBackToTheHostAfterOneWait) {
+TEST_F(DeviceTest, HostInputsComeBackToTheHostAfterOneWait) {
   Model model = load("def forward(self, x):\n    return x + 1, {'a': [x.t()], 'b': [x[0] * 2]}\n");
-  const Delay delay(5ms);
+  const Delay delay(15ms);
   const std::size_t before = host_waits();
   const auto outputs = model.forward({on_host({3, 2})});
   EXPECT_EQ(host_waits(), before + 1);
@@ -213,7 +171,7 @@ TEST(DeviceTest, HostInputsComeBackToTheHostAfterOneWait) {
   EXPECT_THAT(values(outputs.at(2)), ElementsAre(2, 2));
 }
 
-TEST(DeviceTest, HostInputsMayBeNonContiguousAndOfEveryDtype) {
+TEST_F(DeviceTest, HostInputsMayBeNonContiguousAndOfEveryDtype) {
   Model model = load("def forward(self, x):\n    return x + x\n");
   const Delay delay(2ms);
   for (const auto dtype : {at::kByte, at::kLong, at::kHalf, at::kDouble, at::kComplexFloat}) {
@@ -224,7 +182,7 @@ TEST(DeviceTest, HostInputsMayBeNonContiguousAndOfEveryDtype) {
   }
 }
 
-TEST(DeviceTest, TimesComeFromEvents) {
+TEST_F(DeviceTest, TimesComeFromEvents) {
   Timing seen;
   LoadOptions options;
   options.on_timing = [&](const Timing& timing) { seen = timing; };
@@ -238,7 +196,7 @@ TEST(DeviceTest, TimesComeFromEvents) {
   EXPECT_GT(model.stats().compute_ms, 0);
 }
 
-TEST(DeviceTest, HostOutputsAreOrdinaryTensors) {
+TEST_F(DeviceTest, HostOutputsAreOrdinaryTensors) {
   Model model = load(kLinear);
   at::Tensor output = to_torch(model.forward({on_host({1, 4})})[0]);
   EXPECT_FALSE(output.is_inference());
@@ -246,13 +204,13 @@ TEST(DeviceTest, HostOutputsAreOrdinaryTensors) {
   EXPECT_EQ(output[0][0].item<float>(), 4.0f);
 }
 
-TEST(DeviceTest, HostInputsLeaveTheCallersStreamAlone) {
+TEST_F(DeviceTest, HostInputsLeaveTheCallersStreamAlone) {
   Model model = load(kLinear);
   Hold hold(current_stream());
   EXPECT_THAT(values(model.forward({on_host({1, 4})})[0]), Each(3.0f));  // would wait for ever
 }
 
-TEST(DeviceTest, HostThreadsHaveStreamsOfTheirOwn) {
+TEST_F(DeviceTest, HostThreadsHaveStreamsOfTheirOwn) {
   Model model = load(kLinear);
   const Delay delay(1ms);
   std::vector<std::thread> threads;
@@ -267,7 +225,7 @@ TEST(DeviceTest, HostThreadsHaveStreamsOfTheirOwn) {
   for (std::thread& thread : threads) thread.join();
 }
 
-TEST(DeviceTest, HostInputsCanLeaveOutputsOnTheDevice) {
+TEST_F(DeviceTest, HostInputsCanLeaveOutputsOnTheDevice) {
   Model model = load(kLinear);
   const Delay delay(2ms);
   const auto outputs = model.forward({on_host({1, 4})}, to_device("fake:0"));
@@ -276,20 +234,20 @@ TEST(DeviceTest, HostInputsCanLeaveOutputsOnTheDevice) {
   EXPECT_THAT(values(outputs[0]), Each(3.0f));
 }
 
-TEST(DeviceTest, OutputsLeftOnTheDeviceAreSafeOnTheCallersStream) {
+TEST_F(DeviceTest, OutputsLeftOnTheDeviceAreSafeOnTheCallersStream) {
   Model model = load(kLinear);
   auto outputs = model.forward({on_host({1, 4})}, to_device("fake"));
   Hold hold(current_stream());
   const at::Tensor read_late = to_torch(outputs[0]) + 1;
   outputs.clear();
-  model.forward({on_host({1, 4})});  // what was freed is poisoned by now
+  testing::synchronize(own_stream(fake_device()));  // what was freed is poisoned by now
   hold.release();
   EXPECT_THAT(values(from_torch(read_late)), Each(4.0f));
 }
 
 // ---- Device inputs
 
-TEST(DeviceTest, DeviceInputsWaitForNothing) {
+TEST_F(DeviceTest, DeviceInputsWaitForNothing) {
   Model model = load(kLinear);
   const Tensor input = on_device({1, 4});
   Hold hold(current_stream());
@@ -302,7 +260,7 @@ TEST(DeviceTest, DeviceInputsWaitForNothing) {
   EXPECT_THAT(values(outputs[0]), Each(3.0f));
 }
 
-TEST(DeviceTest, ModelsChainOnTheDevice) {
+TEST_F(DeviceTest, ModelsChainOnTheDevice) {
   Model first = load(kLinear);
   Model second = load("def forward(self, x):\n    return x * 2\n");
   const Tensor input = on_device({1, 4});
@@ -312,7 +270,7 @@ TEST(DeviceTest, ModelsChainOnTheDevice) {
   EXPECT_THAT(values(outputs[0]), Each(6.0f));
 }
 
-TEST(DeviceTest, DeviceOutputsAreOrdinaryAndOutliveTheModel) {
+TEST_F(DeviceTest, DeviceOutputsAreOrdinaryAndOutliveTheModel) {
   std::vector<Tensor> outputs;
   const Tensor input = on_device({1, 4});
   const Delay delay(2ms);
@@ -325,7 +283,7 @@ TEST(DeviceTest, DeviceOutputsAreOrdinaryAndOutliveTheModel) {
   EXPECT_THAT(values(outputs[0]), Each(4.0f));
 }
 
-TEST(DeviceTest, DeviceOutputsNeverAliasWeightsStateOrInputs) {
+TEST_F(DeviceTest, DeviceOutputsNeverAliasWeightsStateOrInputs) {
   Model model = load("def forward(self, x):\n    return self.weight, self.state, x, x[0]\n");
   const Tensor input = on_device({2, 4});
   const Delay delay(1ms);
@@ -336,7 +294,7 @@ TEST(DeviceTest, DeviceOutputsNeverAliasWeightsStateOrInputs) {
   EXPECT_THAT(values(again[1]), Each(0.0f));
 }
 
-TEST(DeviceTest, HostOutputsNeverAliasWeightsOrInputs) {
+TEST_F(DeviceTest, HostOutputsNeverAliasWeightsOrInputs) {
   Model model = load("def forward(self, x):\n    return self.weight, x\n");
   const Tensor input = on_host({4});
   for (Tensor output : model.forward({input})) to_torch(output).fill_(7);
@@ -344,7 +302,7 @@ TEST(DeviceTest, HostOutputsNeverAliasWeightsOrInputs) {
   EXPECT_THAT(values(model.forward({input})[0]), Each(0.5f));
 }
 
-TEST(DeviceTest, DeviceInputsCanSendOutputsToTheHost) {
+TEST_F(DeviceTest, DeviceInputsCanSendOutputsToTheHost) {
   Model model = load(kLinear);
   const Tensor input = on_device({1, 4});
   const Delay delay(3ms);
@@ -355,7 +313,7 @@ TEST(DeviceTest, DeviceInputsCanSendOutputsToTheHost) {
   EXPECT_THAT(values(outputs[0]), Each(3.0f));
 }
 
-TEST(DeviceTest, RunsOnTheStreamThatIsGiven) {
+TEST_F(DeviceTest, RunsOnTheStreamThatIsGiven) {
   Model model = load(kLinear);
   const Tensor input = on_device({1, 4});
   const c10::Stream caller = current_stream();
@@ -371,7 +329,7 @@ TEST(DeviceTest, RunsOnTheStreamThatIsGiven) {
   EXPECT_THAT(values(outputs[0]), Each(3.0f));
 }
 
-TEST(DeviceTest, InputsMayBeDroppedWhileTheGivenStreamReadsThem) {
+TEST_F(DeviceTest, InputsMayBeDroppedWhileTheGivenStreamReadsThem) {
   Model model = load(kLinear);
   std::vector<Tensor> inputs = {on_device({1, 4})};
   const c10::Stream other = testing::new_stream();
@@ -384,7 +342,7 @@ TEST(DeviceTest, InputsMayBeDroppedWhileTheGivenStreamReadsThem) {
   EXPECT_THAT(values(outputs[0]), Each(3.0f));
 }
 
-TEST(DeviceTest, RejectsInputsOnDifferentDevices) {
+TEST_F(DeviceTest, RejectsInputsOnDifferentDevices) {
   Model model = load("def forward(self, x, y):\n    return x + y\n");
   EXPECT_THAT(message_of<InputError>([&] {
                 model.forward({on_device({1}), on_host({1})});
@@ -401,7 +359,7 @@ TEST(DeviceTest, RejectsInputsOnDifferentDevices) {
   EXPECT_THAT(values(model.forward({on_device({1}), on_device({1})})[0]), ElementsAre(2));
 }
 
-TEST(DeviceTest, RejectsOutputDevicesThatAreNotTheModels) {
+TEST_F(DeviceTest, RejectsOutputDevicesThatAreNotTheModels) {
   Model model = load(kLinear);
   for (const char* device : {"fake:1", "fake:7", "cuda"}) {
     EXPECT_THAT(message_of<InputError>([&] {
@@ -413,7 +371,7 @@ TEST(DeviceTest, RejectsOutputDevicesThatAreNotTheModels) {
 
 // ---- Buffers of the caller
 
-TEST(DeviceTest, HostBuffersReceiveOutputs) {
+TEST_F(DeviceTest, HostBuffersReceiveOutputs) {
   Model model = load(kLinear);
   const Delay delay(3ms);
   for (const Tensor& input : {on_host({2, 4}), on_device({2, 4})}) {
@@ -425,7 +383,7 @@ TEST(DeviceTest, HostBuffersReceiveOutputs) {
   }
 }
 
-TEST(DeviceTest, HostBuffersMayBeNonContiguous) {
+TEST_F(DeviceTest, HostBuffersMayBeNonContiguous) {
   Model model = load(kLinear);
   const Delay delay(2ms);
   const at::Tensor whole = at::zeros({4, 6});
@@ -434,7 +392,7 @@ TEST(DeviceTest, HostBuffersMayBeNonContiguous) {
   EXPECT_TRUE(whole.narrow(1, 1, 2).eq(3).all().item<bool>());
 }
 
-TEST(DeviceTest, DeviceBuffersReceiveOutputsOfDeviceInputsUnwaited) {
+TEST_F(DeviceTest, DeviceBuffersReceiveOutputsOfDeviceInputsUnwaited) {
   Model model = load(kLinear);
   const Tensor input = on_device({2, 4});
   const Tensor buffer = on_device({2, 4}, 0);
@@ -446,7 +404,7 @@ TEST(DeviceTest, DeviceBuffersReceiveOutputsOfDeviceInputsUnwaited) {
   EXPECT_THAT(values(buffer), Each(3.0f));
 }
 
-TEST(DeviceTest, DeviceBuffersReceiveOutputsOfHostInputs) {
+TEST_F(DeviceTest, DeviceBuffersReceiveOutputsOfHostInputs) {
   Model model = load(kLinear);
   const Tensor buffer = on_device({2, 4}, 0);
   const Delay delay(2ms);
@@ -454,19 +412,21 @@ TEST(DeviceTest, DeviceBuffersReceiveOutputsOfHostInputs) {
   EXPECT_THAT(values(buffer), Each(3.0f));
 }
 
-TEST(DeviceTest, DeviceBuffersAreNotWrittenBeforeTheirReaders) {
+TEST_F(DeviceTest, DeviceBuffersAreNotWrittenBeforeTheirReaders) {
   Model model = load(kLinear);
   const Tensor buffer = on_device({2, 4}, 7);
-  const Delay delay(current_stream(), 50ms);
+  model.forward({on_host({2, 4})});  // the first call takes longer
+  std::optional<Delay> delay(std::in_place, current_stream(), 150ms);
   const at::Tensor read_before = to_torch(buffer) * 1;
   model.forward({on_host({2, 4})}, into({buffer}));
+  delay.reset();
   EXPECT_THAT(values(from_torch(read_before)), Each(7.0f));
   EXPECT_THAT(values(buffer), Each(3.0f));
 }
 
 // ---- State
 
-TEST(DeviceTest, StatefulCallsOnHostThreadsTakeTurns) {
+TEST_F(DeviceTest, StatefulCallsOnHostThreadsTakeTurns) {
   Model model = load(kSum);
   ASSERT_TRUE(model.info().stateful);
   const Delay delay(1ms);
@@ -486,7 +446,7 @@ TEST(DeviceTest, StatefulCallsOnHostThreadsTakeTurns) {
   EXPECT_THAT(values(model.forward({on_host({4})})[0]), Each(21.0f));
 }
 
-TEST(DeviceTest, StatefulCallsOnTwoStreamsStayInOrder) {
+TEST_F(DeviceTest, StatefulCallsOnTwoStreamsStayInOrder) {
   Model model = load(kSum);
   const Tensor input = on_device({4});
   const c10::Stream first = testing::new_stream();
@@ -502,7 +462,19 @@ TEST(DeviceTest, StatefulCallsOnTwoStreamsStayInOrder) {
   EXPECT_THAT(values(two[0]), Each(2.0f));
 }
 
-TEST(DeviceTest, HostInputsFollowStatefulCallsThatNobodyWaitedFor) {
+TEST_F(DeviceTest, StatefulCallsReadInputsThatAreMadeLate) {
+  Model model = load(kSum);
+  const at::Tensor one = to_torch(on_device({4}));
+  model.forward({on_host({4})});  // the first call takes longer
+  std::optional<Delay> delay(std::in_place, current_stream(), 100ms);
+  const Tensor input = from_torch(one + 4);
+  const auto outputs = model.forward({input});
+  testing::synchronize(current_stream());
+  delay.reset();
+  EXPECT_THAT(values(outputs[0]), Each(6.0f));
+}
+
+TEST_F(DeviceTest, HostInputsFollowStatefulCallsThatNobodyWaitedFor) {
   Model model = load(kSum);
   const Tensor input = on_device({4});
   const Delay delay(current_stream(), 30ms);
@@ -510,7 +482,7 @@ TEST(DeviceTest, HostInputsFollowStatefulCallsThatNobodyWaitedFor) {
   EXPECT_THAT(values(model.forward({on_host({4})})[0]), Each(2.0f));
 }
 
-TEST(DeviceTest, OutputsThatAreTheStateAreThisCallsOwn) {
+TEST_F(DeviceTest, OutputsThatAreTheStateAreThisCallsOwn) {
   Model model = load("def forward(self, x):\n    self.state.add_(x)\n    return self.state\n");
   const Tensor input = on_device({4});
   const c10::Stream first = testing::new_stream();
@@ -524,7 +496,7 @@ TEST(DeviceTest, OutputsThatAreTheStateAreThisCallsOwn) {
   EXPECT_THAT(values(two[0]), Each(2.0f));
 }
 
-TEST(DeviceTest, ClonesHaveTheirOwnState) {
+TEST_F(DeviceTest, ClonesHaveTheirOwnState) {
   Model model = load(kSum);
   const Tensor input = on_device({4});
   const Delay delay(3ms);
@@ -535,7 +507,7 @@ TEST(DeviceTest, ClonesHaveTheirOwnState) {
   EXPECT_THAT(values(model.forward({on_host({4})})[0]), Each(3.0f));
 }
 
-TEST(DeviceTest, MethodsWithoutInputsRunOnTheDevice) {
+TEST_F(DeviceTest, MethodsWithoutInputsRunOnTheDevice) {
   Model model =
       load(std::string(kSum) + "\ndef reset(self) -> int:\n    self.state.zero_()\n    return 3\n");
   const Delay delay(2ms);
@@ -546,18 +518,18 @@ TEST(DeviceTest, MethodsWithoutInputsRunOnTheDevice) {
 
 // ---- Model and state across streams
 
-TEST(DeviceTest, LoadHasFinishedOnTheDeviceWhenItReturns) {
-  std::optional<Delay> delay(30ms);  // freezing computes weight * 2
+TEST_F(DeviceTest, LoadHasFinishedOnTheDeviceWhenItReturns) {
+  std::optional<Delay> delay(60ms);  // freezing computes weight * 2
   Model model = load("def forward(self, x):\n    return torch.matmul(x, self.weight * 2)\n");
   EXPECT_TRUE(testing::all_idle());
   delay.reset();
   EXPECT_THAT(values(model.forward({on_host({1, 4})})[0]), Each(4.0f));
 }
 
-TEST(DeviceTest, WeightsOutliveTheModelWhileAStreamReadsThem) {
+TEST_F(DeviceTest, WeightsOutliveTheModelWhileAStreamReadsThem) {
   const Tensor input = on_device({1, 4});
   const c10::Stream other = testing::new_stream();
-  const Delay delay(other, 20ms);
+  const Delay delay(other, 80ms);
   std::vector<Tensor> outputs;
   {
     Model model = load(kLinear);
@@ -567,7 +539,7 @@ TEST(DeviceTest, WeightsOutliveTheModelWhileAStreamReadsThem) {
   EXPECT_THAT(values(outputs[0]), Each(3.0f));
 }
 
-TEST(DeviceTest, StateThatIsReplacedIsKeptForTheStreamThatReadsIt) {
+TEST_F(DeviceTest, StateThatIsReplacedIsKeptForTheStreamThatReadsIt) {
   Model model = load(R"(
 def forward(self, x):
     self.state = self.state + x
@@ -584,10 +556,10 @@ def forward(self, x):
   EXPECT_THAT(values(outputs[0]), Each(2.0f));
 }
 
-TEST(DeviceTest, ClonesAreFinishedWhenTheyAreReturned) {
+TEST_F(DeviceTest, ClonesAreFinishedWhenTheyAreReturned) {
   Model model = load(kSum);
   model.forward({on_host({4})});
-  std::optional<Delay> delay(30ms);
+  std::optional<Delay> delay(60ms);
   Model copy = model.clone();
   EXPECT_TRUE(testing::all_idle());
   delay.reset();
@@ -595,7 +567,7 @@ TEST(DeviceTest, ClonesAreFinishedWhenTheyAreReturned) {
   EXPECT_THAT(values(copy.forward({on_host({4})})[0]), Each(2.0f));
 }
 
-TEST(DeviceTest, CallsFollowAStatefulOneThatFailed) {
+TEST_F(DeviceTest, CallsFollowAStatefulOneThatFailed) {
   Model model = load(R"(
 def forward(self, x):
     self.state.add_(1)
@@ -616,7 +588,7 @@ def forward(self, x):
 
 // ---- Errors
 
-TEST(DeviceTest, AnswersAfterAnErrorInTheModel) {
+TEST_F(DeviceTest, AnswersAfterAnErrorInTheModel) {
   Model model = load(kLinear);
   EXPECT_THAT(message_of<ExecutionError>([&] {
                 model.forward({on_host({1, 3})});
@@ -630,7 +602,7 @@ TEST(DeviceTest, AnswersAfterAnErrorInTheModel) {
   EXPECT_THAT(values(model.forward({on_device({1, 4})})[0]), Each(3.0f));
 }
 
-TEST(DeviceTest, AnswersAfterAnErrorOnTheDevice) {
+TEST_F(DeviceTest, AnswersAfterAnErrorOnTheDevice) {
   Model model = load("def forward(self, i):\n    return self.weight[i]\n");
   const auto at_index = [](std::int64_t i) { return from_torch(at::full({1}, i, at::kLong)); };
   EXPECT_THAT(message_of<ExecutionError>([&] { model.forward({at_index(9)}); }),
@@ -638,14 +610,15 @@ TEST(DeviceTest, AnswersAfterAnErrorOnTheDevice) {
   EXPECT_THAT(values(model.forward({at_index(1)})[0]), Each(0.5f));
 }
 
-TEST(DeviceTest, ErrorsLeaveNoCopyBehindThatReadsTheInputs) {
+TEST_F(DeviceTest, ErrorsLeaveNoCopyBehindThatReadsTheInputs) {
   Model model = load(kLinear);
-  const Delay delay(10ms);
+  EXPECT_THROW(model.forward({on_host({1, 3})}), ExecutionError);  // the first one takes longer
+  const Delay delay(150ms);
   EXPECT_THROW(model.forward({on_host({1, 3})}), ExecutionError);
   EXPECT_TRUE(testing::all_idle());
 }
 
-TEST(DeviceTest, ErrorsLeaveNoCopyBehindThatWritesTheBuffers) {
+TEST_F(DeviceTest, ErrorsLeaveNoCopyBehindThatWritesTheBuffers) {
   Model model = load("def forward(self, x):\n    return x + 1, x + 2\n");
   for (const Tensor& input : {on_host({4}), on_device({4})}) {
     const Tensor buffer = on_host({4}, 0);

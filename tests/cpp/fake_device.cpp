@@ -1,5 +1,6 @@
 #include "fake_device.h"
 
+#include <ATen/Context.h>
 #include <ATen/EmptyTensor.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -11,25 +12,21 @@
 #include <ATen/ops/unfold_native.h>
 #include <ATen/ops/view_native.h>
 #include <ATen/ops/zeros.h>
-#include <c10/core/Allocator.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/library.h>
 
-#include <algorithm>
 #include <array>
 #include <atomic>
 #include <condition_variable>
-#include <cstring>
-#include <deque>
 #include <functional>
 #include <mutex>
-#include <new>
 #include <set>
-#include <thread>
 #include <vector>
 
+#include "fake_memory.h"
+#include "fake_worker.h"
 #include "ivalues.h"
 
 namespace ts_infer::testing {
@@ -38,97 +35,15 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Stack = torch::jit::Stack;
 
-constexpr c10::DeviceType kFake = c10::DeviceType::PrivateUse1;
-constexpr c10::DeviceIndex kDevices = 2;
-constexpr std::size_t kPoolStreams = 16;  // of a device; reused round robin, as CUDA's are
-constexpr int kPoison = 0xff;             // NaN in every floating type, -1 in signed integers
-
 std::atomic<std::size_t> waits{0};
-std::atomic<std::int64_t> delay_of_all_ms{0};
-
-/// Runs tasks in order, on a thread of its own. Never destroyed.
-class Worker {
- public:
-  Worker() {
-    std::thread([this] { run(); }).detach();
-  }
-
-  void enqueue(std::function<void()> run) { push({std::move(run), true}); }
-
-  /// Enqueues what the device does for itself.
-  void enqueue_housekeeping(std::function<void()> run) { push({std::move(run), false}); }
-
-  /// Enqueues what takes time on a device, an operator or a copy.
-  void enqueue_work(std::function<void()> run) {
-    enqueue([this, run = std::move(run)] {
-      const auto late = std::max(delay_ms.load(), delay_of_all_ms.load());
-      if (late > 0) std::this_thread::sleep_for(std::chrono::milliseconds(late));
-      run();
-    });
-  }
-
-  bool is_idle() {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    return std::none_of(tasks_.begin(), tasks_.end(), [](const Task& task) { return task.counts; });
-  }
-
-  /// Waits for what is enqueued now, and throws the error of a task that failed, once.
-  void synchronize() {
-    std::unique_lock<std::mutex> lock(mutex_);
-    changed_.wait(lock, [this] { return tasks_.empty(); });
-    const std::string error = std::exchange(error_, "");
-    lock.unlock();
-    TORCH_CHECK(error.empty(), "fake device: ", error);
-  }
-
-  std::atomic<std::int64_t> delay_ms{0};
-
- private:
-  struct Task {
-    std::function<void()> run;
-    bool counts;
-  };
-
-  void push(Task task) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    tasks_.push_back(std::move(task));
-    changed_.notify_all();
-  }
-
-  void run() {
-    const c10::InferenceMode inference;
-    for (;;) {
-      std::unique_lock<std::mutex> lock(mutex_);
-      changed_.wait(lock, [this] { return !tasks_.empty(); });
-      const auto run = tasks_.front().run;  // the task stays there while it runs
-      lock.unlock();
-      std::string error;
-      try {
-        run();
-      } catch (const c10::Error& caught) {
-        error = caught.what_without_backtrace();
-      } catch (const std::exception& caught) {
-        error = caught.what();
-      }
-      lock.lock();
-      tasks_.pop_front();
-      if (error_.empty()) error_ = error;
-      changed_.notify_all();
-    }
-  }
-
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::deque<Task> tasks_;
-  std::string error_;
-};
+std::atomic<std::size_t> pinned_copies{0};
+std::atomic<std::size_t> pageable_copies{0};
 
 /// The streams of a device: 0 is its default one, the others' ids are their workers' addresses.
 struct DeviceState {
   Worker default_worker;
   std::mutex mutex;
   std::vector<Worker*> pool;
-  std::size_t next = 0;
 };
 
 DeviceState& state_of(c10::DeviceIndex index) {
@@ -155,13 +70,6 @@ c10::Stream stream_of(c10::DeviceIndex index, c10::StreamId id) {
   return c10::Stream(c10::Stream::UNSAFE, c10::Device(kFake, index), id);
 }
 
-Worker& worker_of(c10::Stream stream) {
-  if (stream.id() == 0) return state_of(stream.device_index()).default_worker;
-  return *reinterpret_cast<Worker*>(stream.id());
-}
-
-Worker& current_worker(c10::Device device) { return worker_of(current_stream(device)); }
-
 void wait_for(Worker& worker) {
   waits.fetch_add(1);
   worker.synchronize();
@@ -172,10 +80,12 @@ struct EventState {
   std::condition_variable changed;
   bool done = false;
   Clock::time_point when;
+  std::shared_ptr<Failure> failure;  // of what came before it
 
-  void mark() {
+  void mark(std::shared_ptr<Failure> failed = nullptr) {
     const std::lock_guard<std::mutex> lock(mutex);
     done = true;
+    failure = std::move(failed);
     when = Clock::now();
     changed.notify_all();
   }
@@ -222,9 +132,8 @@ class Guard final : public c10::impl::DeviceGuardImplInterface {
     const c10::DeviceIndex index = index_of(device);
     DeviceState& state = state_of(index);
     const std::lock_guard<std::mutex> lock(state.mutex);
-    if (state.pool.size() < kPoolStreams) state.pool.push_back(new Worker());
-    Worker* const worker = state.pool[state.next++ % kPoolStreams];
-    return stream_of(index, reinterpret_cast<c10::StreamId>(worker));
+    state.pool.push_back(new Worker());
+    return stream_of(index, reinterpret_cast<c10::StreamId>(state.pool.back()));
   }
   c10::Stream exchangeStream(c10::Stream stream) const override {
     const c10::Stream previous = getStream(stream.device());
@@ -246,10 +155,15 @@ class Guard final : public c10::impl::DeviceGuardImplInterface {
     if (!*event) *event = new EventPointer();
     auto& pointer = *static_cast<EventPointer*>(*event);
     pointer = std::make_shared<EventState>();  // who waits for the version before goes on so
-    worker_of(stream).enqueue([version = pointer] { version->mark(); });
+    Worker& worker = worker_of(stream);
+    worker.enqueue([&worker, version = pointer] { version->mark(worker.failure()); });
   }
   void block(void* event, const c10::Stream& stream) const override {
-    worker_of(stream).enqueue([version = *static_cast<EventPointer*>(event)] { version->wait(); });
+    Worker& worker = worker_of(stream);
+    worker.enqueue([&worker, version = *static_cast<EventPointer*>(event)] {
+      version->wait();
+      worker.add(version->failure);  // who waits for what failed has failed
+    });
   }
   bool queryEvent(void* event) const override {
     EventState& state = event_of(event);
@@ -259,6 +173,7 @@ class Guard final : public c10::impl::DeviceGuardImplInterface {
   void synchronizeEvent(void* event) const override {
     waits.fetch_add(1);
     event_of(event).wait();
+    Failure::report(event_of(event).failure);
   }
   double elapsedTime(void* start, void* end, c10::DeviceIndex /*index*/) const override {
     return std::chrono::duration<double, std::milli>(event_of(end).when - event_of(start).when)
@@ -268,64 +183,10 @@ class Guard final : public c10::impl::DeviceGuardImplInterface {
     delete static_cast<EventPointer*>(event);
   }
 
-  void recordDataPtrOnStream(const c10::DataPtr& data, const c10::Stream& stream) const override;
-};
-
-/// Memory that, once freed, is poisoned and kept, so that a late reader reads poison.
-struct Block {
-  void* memory;
-  std::size_t size;
-  std::mutex mutex;
-  std::set<Worker*> used_by;  // the stream that it was allocated on, and those recorded
-};
-
-void free_block(void* context) {
-  auto* const block = static_cast<Block*>(context);
-  const std::lock_guard<std::mutex> lock(block->mutex);
-  // Nobody waits for another stream: the last one to get here poisons.
-  auto left = std::make_shared<std::atomic<std::size_t>>(block->used_by.size());
-  for (Worker* worker : block->used_by) {
-    worker->enqueue_housekeeping([block, left] {
-      if (left->fetch_sub(1) == 1) std::memset(block->memory, kPoison, block->size);
-    });
+  void recordDataPtrOnStream(const c10::DataPtr& data, const c10::Stream& stream) const override {
+    record_use(data, worker_of(stream));
   }
-}
-
-class FakeAllocator final : public c10::Allocator {
- public:
-  c10::DataPtr allocate(std::size_t size) override {
-    const c10::Device device(kFake, current_index);
-    if (size == 0) return {nullptr, device};
-    void* const memory = ::operator new(size, std::align_val_t(c10::gAlignment));
-    std::memset(memory, kPoison, size);
-    auto* const block = new Block{memory, size, {}, {}};
-    block->used_by.insert(&current_worker(device));
-    const std::lock_guard<std::mutex> lock(mutex_);
-    blocks_.push_back(block);
-    return {memory, block, &free_block, device};
-  }
-  c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
-  void copy_data(void* to, const void* from, std::size_t count) const override {
-    const c10::Device device(kFake, current_index);
-    current_worker(device).enqueue_work([=] { std::memcpy(to, from, count); });
-  }
-
- private:
-  std::mutex mutex_;
-  std::vector<Block*> blocks_;  // reachable for ever
 };
-
-FakeAllocator& allocator() {
-  static auto* const instance = new FakeAllocator();
-  return *instance;
-}
-
-void Guard::recordDataPtrOnStream(const c10::DataPtr& data, const c10::Stream& stream) const {
-  if (data.get_deleter() != &free_block) return;
-  auto* const block = static_cast<Block*>(data.get_context());
-  const std::lock_guard<std::mutex> lock(block->mutex);
-  block->used_by.insert(&worker_of(stream));
-}
 
 struct Hooks final : at::PrivateUse1HooksInterface {
   bool isBuilt() const override { return true; }
@@ -333,6 +194,8 @@ struct Hooks final : at::PrivateUse1HooksInterface {
   bool hasPrimaryContext(c10::DeviceIndex /*index*/) const override { return true; }
   c10::DeviceIndex deviceCount() const override { return kDevices; }
   c10::DeviceIndex getCurrentDevice() const override { return current_index; }
+  at::Allocator* getPinnedMemoryAllocator() const override { return &host_allocator(); }
+  bool isPinnedPtr(const void* data) const override { return is_pinned(data); }
 };
 
 // ---- Operators
@@ -341,7 +204,7 @@ at::Tensor empty(c10::IntArrayRef size, std::optional<c10::ScalarType> dtype,
                  std::optional<c10::Layout> /*layout*/, std::optional<c10::Device> device,
                  std::optional<bool> /*pin_memory*/, std::optional<c10::MemoryFormat> format) {
   const c10::DeviceGuard guard(device.value_or(fake_device(current_index)));
-  return at::detail::empty_generic(size, &allocator(),
+  return at::detail::empty_generic(size, &device_allocator(),
                                    c10::DispatchKeySet(c10::DispatchKey::PrivateUse1),
                                    c10::dtype_or_default(dtype), format);
 }
@@ -351,7 +214,7 @@ at::Tensor empty_strided(c10::IntArrayRef size, c10::IntArrayRef stride,
                          std::optional<c10::Layout> /*layout*/, std::optional<c10::Device> device,
                          std::optional<bool> /*pin_memory*/) {
   const c10::DeviceGuard guard(device.value_or(fake_device(current_index)));
-  return at::detail::empty_strided_generic(size, stride, &allocator(),
+  return at::detail::empty_strided_generic(size, stride, &device_allocator(),
                                            c10::DispatchKeySet(c10::DispatchKey::PrivateUse1),
                                            c10::dtype_or_default(dtype));
 }
@@ -394,14 +257,20 @@ const at::Tensor& resize_(const at::Tensor& self, c10::IntArrayRef size,
 }
 
 at::Tensor copy_from(const at::Tensor& self, const at::Tensor& destination, bool non_blocking) {
-  const at::Tensor& on_device = self.is_cpu() ? destination : self;
-  Worker& worker = current_worker(on_device.device());
+  const bool from_host = self.is_cpu();
+  const bool to_host = destination.is_cpu();
+  Worker& worker = current_worker((from_host ? destination : self).device());
+  bool wait = from_host || to_host ? !non_blocking : self.device() != destination.device();
+  at::Tensor source = over_memory_of(self);
+  if (from_host || to_host) {
+    const bool pinned = is_pinned((from_host ? self : destination).storage().data());
+    ++(pinned ? pinned_copies : pageable_copies);
+    if (from_host && !pinned) source = self.clone();
+    wait = wait || (to_host && !pinned);
+  }
   worker.enqueue_work(
-      [from = over_memory_of(self), to = over_memory_of(destination)] { to.copy_(from); });
-  const bool between_devices =
-      !self.is_cpu() && !destination.is_cpu() && self.device() != destination.device();
-  const bool with_host = self.is_cpu() || destination.is_cpu();
-  if (between_devices || (with_host && !non_blocking)) wait_for(worker);
+      [from = std::move(source), to = over_memory_of(destination)] { to.copy_(from); });
+  if (wait) wait_for(worker);
   return destination;
 }
 
@@ -542,8 +411,7 @@ void run_on_stream(const c10::OperatorHandle& op, Stack* stack) {
     }
   };
   if (wait) {
-    const c10::InferenceMode inference;
-    deliver_all(tried);
+    worker.enqueue([deliver_all, tried] { deliver_all(tried); });
   } else {
     worker.enqueue_work(
         [op, deliver_all, host_arguments = to_host_arguments(arguments, over_memory_of)] {
@@ -580,14 +448,25 @@ C10_REGISTER_GUARD_IMPL(PrivateUse1, Guard)
 
 const bool registered = [] {
   c10::register_privateuse1_backend("fake");
-  c10::SetAllocator(kFake, &allocator());
+  c10::SetAllocator(kFake, &device_allocator());
+  at::setHostAllocator(kFake, &host_allocator());
   at::RegisterPrivateUse1HooksInterface(new Hooks());
+  at::globalContext().lazyInitDevice(kFake);
   return true;
 }();
 
 c10::impl::VirtualGuardImpl guard_impl() { return c10::impl::VirtualGuardImpl(kFake); }
 
 }  // namespace
+
+Worker& worker_of(c10::Stream stream) {
+  if (stream.id() == 0) return state_of(stream.device_index()).default_worker;
+  return *reinterpret_cast<Worker*>(stream.id());
+}
+
+Worker& current_worker(c10::Device device) { return worker_of(current_stream(device)); }
+
+c10::DeviceIndex current_device_index() { return current_index; }
 
 struct Hold::Latch {
   EventState opened;
@@ -617,6 +496,21 @@ Delay::~Delay() {
   }
 }
 
+Fault::Fault(std::size_t nth) { work_until_fault = static_cast<std::int64_t>(nth); }
+
+Fault::~Fault() { work_until_fault = 0; }
+
+MemoryLimit::MemoryLimit(std::size_t bytes, c10::Device device)
+    : device_(device), previous_(memory_limit(device.index())) {
+  set_memory_limit(device.index(), bytes);
+}
+
+MemoryLimit::~MemoryLimit() { set_memory_limit(device_.index(), previous_); }
+
+NoPinnedMemory::NoPinnedMemory() { pinned_memory_is_used_up = true; }
+
+NoPinnedMemory::~NoPinnedMemory() { pinned_memory_is_used_up = false; }
+
 c10::Device fake_device(int index) { return {kFake, static_cast<c10::DeviceIndex>(index)}; }
 
 c10::Stream current_stream(c10::Device device) { return guard_impl().getStream(device); }
@@ -643,5 +537,14 @@ void synchronize_all() {
 }
 
 std::size_t host_waits() { return waits.load(); }
+
+std::size_t work_so_far(c10::Stream stream) { return worker_of(stream).work_so_far(); }
+
+HostCopies host_copies() { return {pinned_copies, pageable_copies}; }
+
+bool free_memory_is_untouched() {
+  synchronize_all();
+  return free_memory_is_poison();
+}
 
 }  // namespace ts_infer::testing

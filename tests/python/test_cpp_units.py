@@ -59,3 +59,5 @@ def test_cpp_unit_tests_pass() -> None:
     # In one process each: ctest loads libtorch anew for every test.
     for tests in ("ts_infer_tests", "ts_infer_device_tests"):
         run(build / "bin" / tests, "--gtest_brief=1")
+    # A mutant is late only for some milliseconds, and may live once where the machine is busy.
+    run("ctest", "--test-dir", build, "-L", "mutant", "-j2", "--repeat", "until-pass:3")

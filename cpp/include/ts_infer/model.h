@@ -155,6 +155,11 @@ struct ModelInfo {
   bool optimized = false;
   double load_ms = 0;
   std::vector<LoadStep> load_steps;
+
+  /// Memory that calls find ready after load. On a device: all that torch's allocator holds of it
+  /// for this process, weights too; 0 where it keeps no statistics. On the host: the most that the
+  /// warm-up used at once, which is kept for calls; 0 without reuse_memory.
+  std::uint64_t reserved_bytes = 0;
 };
 
 /// A loaded model. A move-only handle; a moved-from handle may only be assigned or destroyed.
@@ -194,8 +199,10 @@ class TS_INFER_API Model {
   const ModelInfo& info() const;
 
   /// Does on the calling thread what load() did on its own, at the same sizes: for a thread that is
-  /// to make calls, before its first one. What is kept per thread, such as the pool of intra-op
-  /// threads, is then there. Calls do not count in stats(). @throws ExecutionError
+  /// to make calls, before its first one. What is kept per thread is then there: the pool of
+  /// intra-op threads, and on a device the thread's own stream with its memory. (The first thread
+  /// that serves takes over the stream that load() warmed up, unless the thread that loaded has
+  /// made calls before and so keeps it.) Calls do not count in stats(). @throws ExecutionError
   void warm_up_this_thread();
 
   /// Calls of forward() and call() since load or reset_stats(). Never blocks a call.

@@ -36,15 +36,6 @@ std::optional<c10::Device> find_device(const std::string& name) {
   }
 }
 
-c10::Stream new_stream(c10::Device device) {
-  const c10::impl::VirtualGuardImpl impl(device.type());
-  try {
-    return impl.getStreamFromGlobalPool(device);
-  } catch (const c10::Error&) {
-    return impl.getStream(device);
-  }
-}
-
 void synchronize(c10::Device device) {
   c10::impl::VirtualGuardImpl(device.type()).synchronizeDevice(device.index());
 }

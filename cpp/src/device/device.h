@@ -1,7 +1,6 @@
 #pragma once
 
 #include <c10/core/Device.h>
-#include <c10/core/Stream.h>
 #include <c10/util/StringUtil.h>
 
 #include <optional>
@@ -24,9 +23,6 @@ c10::Device resolve_device(const std::string& where, const std::string& name) {
   throw E(c10::str(where, " device: expected ", join(available_devices(), " or "), ", got \"", name,
                    "\"; choose one of these, or install a torch that is built for it"));
 }
-
-/// A stream of the device's pool; its current one where a backend has no pool.
-c10::Stream new_stream(c10::Device device);
 
 /// Waits for every stream of the device.
 void synchronize(c10::Device device);

@@ -1,25 +1,15 @@
 #include "device/device_call.h"
 
-#include <ATen/ops/empty_like.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
-#include "device/device.h"
+#include "device/pinned.h"
+#include "device/streams.h"
 #include "ivalues.h"
 
 namespace ts_infer {
 namespace {
 
 enum EventIndex { kStart, kOnDevice, kComputed, kBack };
-
-/// A stream of our own for each thread and device.
-c10::Stream own_stream(c10::Device device) {
-  thread_local std::vector<c10::Stream> streams;
-  for (const c10::Stream& stream : streams) {
-    if (stream.device() == device) return stream;
-  }
-  streams.push_back(new_stream(device));
-  return streams.back();
-}
 
 c10::Stream callers_stream(c10::Device device, void* host_stream) {
   if (host_stream) {
@@ -68,10 +58,7 @@ void DeviceCall::to_device(std::vector<c10::IValue>& stack) {
   record(kStart);
   if (host_inputs_) {
     for (c10::IValue& value : stack) {
-      held_.push_back(value);
-      value = map_tensors(value, [this](const at::Tensor& tensor) {
-        return tensor.to(device_, tensor.scalar_type(), /*non_blocking=*/true);
-      });
+      value = map_tensors(value, [this](const at::Tensor& tensor) { return send(tensor); });
     }
   } else {
     if (is_apart()) wait_for(callers_stream_, guard_.current_stream());
@@ -84,10 +71,17 @@ void DeviceCall::to_device(std::vector<c10::IValue>& stack) {
   record(kOnDevice);
 }
 
+at::Tensor DeviceCall::send(const at::Tensor& tensor) {
+  const at::Tensor source = pinned(tensor);
+  held_.push_back(source);
+  return source.to(device_, source.scalar_type(), /*non_blocking=*/true);
+}
+
 void DeviceCall::computed() { record(kComputed); }
 
 at::Tensor DeviceCall::to_host(const at::Tensor& tensor) {
-  at::Tensor result = at::empty_like(tensor, tensor.options().device(c10::kCPU));
+  const at::Tensor result = empty_pinned_like(tensor);
+  held_.push_back(result);  // an error may drop it before the copy is done
   copy_into(tensor, result);
   return result;
 }
@@ -102,7 +96,6 @@ void DeviceCall::copy_into(const at::Tensor& source, const at::Tensor& destinati
     }
   }
   destination.copy_(source, /*non_blocking=*/true);
-  held_.emplace_back(source);
   must_wait_ = must_wait_ || destination.is_cpu();
 }
 

@@ -15,7 +15,8 @@ namespace ts_infer {
 /// One call's stay on an accelerator: which stream it runs on, the copies to the device and back,
 /// and the events that time them.
 ///
-/// Host inputs: the calling thread's own stream, and finish() waits once. Device inputs: the
+/// Host inputs: the calling thread's own stream, through pinned memory, and finish() waits once, so
+/// what failed on the device is thrown there, by the call that enqueued it. Device inputs: the
 /// caller's stream (its current one, or the one given), nothing is waited for. A stateful model
 /// has one stream for all its calls, which keeps them and the state's memory in order; the caller's
 /// stream and that one then wait for each other, on the device.
@@ -52,10 +53,11 @@ class DeviceCall {
   c10::StreamGuard guard_;
   bool must_wait_;
   bool finished_ = false;
-  std::vector<c10::IValue> held_;  // what asynchronous copies still read
+  std::vector<at::Tensor> held_;  // host memory that copies read or write until the wait
   std::optional<c10::Event> events_[4];
 
   void record(int index);
+  at::Tensor send(const at::Tensor& tensor);
   bool is_apart() const { return guard_.current_stream() != callers_stream_; }
 
   /// Keeps the memory of `tensor`, once freed, from being reused before what `stream` has by then.
