@@ -171,8 +171,7 @@ void bind_model(py::module_& module) {
       .def_readonly("load_ms", &ModelInfo::load_ms)
       .def_readonly("load_steps", &ModelInfo::load_steps, "What load_ms is made of, in order.")
       .def_readonly("reserved_bytes", &ModelInfo::reserved_bytes,
-                    "Memory that calls find ready: on a device all that torch's allocator holds, "
-                    "on the host what is kept for calls.")
+                    "Bytes that torch's allocator holds of a device; on the host, that are kept.")
       .def("__repr__", [](const ModelInfo& self) {
         return py::str(
                    "ModelInfo(name={!r}, path={!r}, device={!r}, executor={!r}, stateful={}, "

@@ -223,7 +223,7 @@ class ModelInfo:
         """Empty when loaded from memory."""
     @property
     def reserved_bytes(self) -> int:
-        """Memory that calls find ready: on a device all that torch's allocator holds, on the host what is kept for calls."""
+        """Bytes that torch's allocator holds of a device; on the host, that are kept."""
     @property
     def stateful(self) -> bool:
         """Whether calls take turns; clone() gives another model its own state."""
