@@ -1,5 +1,6 @@
 #include "output.h"
 
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -162,7 +163,11 @@ LiveLine::~LiveLine() {
 }
 
 void LiveLine::show(const std::string& text) {
-  if (is_on_) std::cerr << "\r\x1b[K" + text << std::flush;
+  if (!is_on_) return;
+  // A line that wraps could not be written over.
+  winsize size = {};
+  const bool is_known = ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1;
+  std::cerr << "\r\x1b[K" + text.substr(0, (is_known ? size.ws_col : 80) - 1) << std::flush;
 }
 
 std::string number(double value) {
