@@ -1,5 +1,6 @@
 #include "engine/prepared.h"
 
+#include <c10/util/StringUtil.h>
 #include <torch/csrc/jit/api/function_impl.h>
 #include <torch/csrc/jit/ir/ir.h>
 #include <torch/csrc/jit/passes/common_subexpression_elimination.h>
@@ -11,9 +12,13 @@
 #include <torch/csrc/jit/passes/peephole.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
 
+#include "engine/linear.h"
+#include "engine/lstm.h"
+
 namespace ts_infer {
 
-torch::jit::Code prepare(torch::jit::Function& function, bool optimize) {
+torch::jit::Code prepare(torch::jit::Function& function, bool optimize,
+                         std::vector<std::string>* decisions) {
   // clone() and state analysis read the function's own graph, which stays as it is.
   auto graph = torch::jit::toGraphFunction(function).graph()->copy();
   torch::jit::Inline(*graph);
@@ -23,6 +28,12 @@ torch::jit::Code prepare(torch::jit::Function& function, bool optimize) {
     torch::jit::EliminateCommonSubexpression(graph);
     torch::jit::PeepholeOptimize(graph);
     torch::jit::ConstantPooling(graph);
+    const int lstms = pack_lstms(graph);
+    const int linears = pack_small_linears(graph);
+    if (decisions && lstms + linears > 0) {
+      decisions->push_back(c10::str(function.name(), ": weights packed of ", lstms, " LSTMs and ",
+                                    linears, " small linears"));
+    }
   }
   torch::jit::runRequiredPasses(graph);  // the interpreter cannot do without
   torch::jit::EliminateDeadCode(graph);

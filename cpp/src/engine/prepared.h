@@ -3,13 +3,18 @@
 #include <ATen/core/function.h>
 #include <torch/csrc/jit/runtime/interpreter.h>
 
+#include <string>
+#include <vector>
+
 namespace ts_infer {
 
 /// The code of a function, compiled now, to be run directly: calls inlined, constants folded, no
 /// profiling, no fusion, no specialisation to types or sizes seen, so that no later call compiles.
 /// It takes `self` first, as the function does. What cannot be inlined (a method of an interface,
 /// the body of a fork) still runs in a graph executor of its own.
-/// `optimize` false: calls are inlined, and the graph is left as it is.
-torch::jit::Code prepare(torch::jit::Function& function, bool optimize);
+/// `optimize` false: calls are inlined, and the graph is left as it is. `decisions` gets what was
+/// done beyond that.
+torch::jit::Code prepare(torch::jit::Function& function, bool optimize,
+                         std::vector<std::string>* decisions = nullptr);
 
 }  // namespace ts_infer

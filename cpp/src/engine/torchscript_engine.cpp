@@ -42,7 +42,8 @@ struct Program {
     torch::jit::GraphExecutor* executor;  // of the others
   };
 
-  Program(Module module_, ExecutorChoice& choice, bool optimize_, c10::Device device_)
+  Program(Module module_, ExecutorChoice& choice, bool optimize_, c10::Device device_,
+          std::vector<std::string>* decisions = nullptr)
       : module(std::move(module_)),
         optimize(optimize_),
         device(device_),
@@ -51,7 +52,7 @@ struct Program {
     for (const std::string& name : names) {
       methods.push_back({&module.get_method(name).function().getSchema(), {}, nullptr});
     }
-    if (choice.executor == "prepared") prepare_methods(choice);
+    if (choice.executor == "prepared") prepare_methods(choice, decisions);
     executor = choice.executor;
     create_executors(module._ivalue()->compilation_unit()->get_functions(), executor, device);
     for (std::size_t i = 0; i < names.size(); ++i) {
@@ -63,10 +64,10 @@ struct Program {
     return module.get_method(names[method]).function();
   }
 
-  void prepare_methods(ExecutorChoice& choice) {
+  void prepare_methods(ExecutorChoice& choice, std::vector<std::string>* decisions) {
     try {
       for (std::size_t i = 0; i < names.size(); ++i) {
-        methods[i].code = prepare(function(i), optimize);
+        methods[i].code = prepare(function(i), optimize, decisions);
       }
     } catch (const std::exception& error) {
       for (Method& method : methods) method.code = {};
@@ -274,7 +275,7 @@ std::unique_ptr<Engine> load_torchscript(const Archive& archive, c10::Device dev
   } else {
     info.decisions.push_back("not optimised: asked for");
   }
-  auto program = std::make_shared<Program>(module, choice, optimize, device);
+  auto program = std::make_shared<Program>(module, choice, optimize, device, &info.decisions);
   step_done("prepare");
   info.executor = choice.executor;
   info.decisions.push_back(

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <torch/csrc/jit/ir/ir.h>
+
+#include <functional>
+#include <vector>
+
+namespace ts_infer {
+
+// What the passes over prepared graphs share.
+//
+// Their own operators keep packed weights in the operation that a node creates. They take variable
+// arguments ("..."), because torch's interpreter has one operation for all nodes of an operator
+// that does not.
+
+/// Returns for how many nodes, inner blocks included, `change` returns true. It may insert nodes
+/// and take uses away; nodes without uses are deleted later.
+int for_each_node(torch::jit::Block* block, const std::function<bool(torch::jit::Node*)>& change);
+
+/// Puts a new node before `node`, whose outputs take the place of its outputs.
+torch::jit::Node* replace(torch::jit::Node* node, const char* kind,
+                          const std::vector<torch::jit::Value*>& inputs);
+
+/// A dense float32 tensor on the host that wants no gradient.
+bool is_float_on_host(const at::Tensor& tensor);
+
+}  // namespace ts_infer

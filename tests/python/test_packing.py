@@ -1,0 +1,223 @@
+"""LSTMs and small linears run from packed weights, and give what eager gives."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from archives import quiet_torch_jit, script
+from torch import Tensor, nn
+from torch.export import Dim
+
+import ts_infer
+from ts_infer import runtime
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+INPUTS = 7
+HIDDEN = 21  # not a multiple of what the kernel takes at once
+
+
+class Recurrent(nn.Module):
+    """An LSTM that takes and returns its state."""
+
+    def __init__(self, *, hidden: int = HIDDEN, **options: bool | float) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(INPUTS, hidden, **options)
+
+    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        y, (h_n, c_n) = self.lstm(x, (h, c))
+        return y, h_n, c_n
+
+    def inputs(self, rows: int, steps: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        lstm = self.lstm
+        layers = lstm.num_layers * (2 if lstm.bidirectional else 1)
+        x = torch.randn(rows, steps, INPUTS, generator=generator)
+        return (
+            x if lstm.batch_first else x.transpose(0, 1),
+            torch.randn(layers, rows, lstm.proj_size or lstm.hidden_size, generator=generator),
+            torch.randn(layers, rows, lstm.hidden_size, generator=generator),
+        )
+
+
+def load(module: Recurrent, folder: Path) -> runtime.Model:
+    steps, rows = Dim("steps", min=1, max=40), Dim("rows", min=1, max=8)
+    order = (rows, steps) if module.lstm.batch_first else (steps, rows)
+    ts_infer.export(
+        module.eval(),
+        example_inputs=module.inputs(3, 9),
+        dynamic_shapes={"x": dict(enumerate(order)), "h": {1: rows}, "c": {1: rows}},
+        path=folder / "lstm.pt",
+        audit="fast",
+    )
+    return runtime.load(folder / "lstm.pt")
+
+
+def packed(model: runtime.Model, what: str = "1 LSTMs") -> bool:
+    return any("weights packed of" in text and what in text for text in model.info().decisions)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"batch_first": True},
+        {"bias": False},
+        {"num_layers": 2, "batch_first": True},
+        {"bidirectional": True},
+        {"bidirectional": True, "num_layers": 3, "batch_first": True},
+        {"hidden": 32, "batch_first": True},
+        {"hidden": 1},
+    ],
+    ids=lambda options: ", ".join(f"{key}={value}" for key, value in options.items()) or "plain",
+)
+def test_equals_eager_at_every_number_of_sequences_and_steps(
+    options: dict[str, bool | int], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    module = Recurrent(**options)
+    model = load(module, tmp_path)
+    assert packed(model)
+    for rows in (1, 2, 3, 4, 5, 8):  # the kernel takes up to 4
+        for steps in (1, 2, 13, 40):
+            inputs = module.inputs(rows, steps, seed=10 * steps + rows)
+            with torch.inference_mode():
+                for ours, eager in zip(model(*inputs), module(*inputs), strict=True):
+                    torch.testing.assert_close(ours, eager, rtol=1e-5, atol=2e-6)
+
+
+def test_saturates_and_propagates_as_eager_does(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = Recurrent()
+    model = load(module, tmp_path)
+    x, h, c = module.inputs(1, 6)
+    for scale in (1e-6, 1e3, 1e30):
+        with torch.inference_mode():
+            for ours, eager in zip(model(scale * x, h, c), module(scale * x, h, c), strict=True):
+                torch.testing.assert_close(ours, eager, rtol=1e-5, atol=2e-6)
+    for value in (float("nan"), float("inf"), -float("inf")):
+        x[3, 0, 0] = value
+        with torch.inference_mode():
+            for ours, eager in zip(model(x, h, c), module(x, h, c), strict=True):
+                torch.testing.assert_close(ours, eager, rtol=1e-5, atol=2e-6, equal_nan=True)
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
+def test_a_projection_stays_with_torch(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = Recurrent(proj_size=5)
+    model = load(module, tmp_path)
+    assert not packed(model)
+    inputs = module.inputs(2, 6)
+    for ours, eager in zip(model(*inputs), module(*inputs), strict=True):
+        torch.testing.assert_close(ours, eager)
+
+
+def test_the_optimize_option_turns_it_off(tmp_path: Path) -> None:
+    load(Recurrent(), tmp_path)
+    assert not packed(runtime.load(tmp_path / "lstm.pt", optimize=False))
+
+
+def test_a_state_of_the_wrong_size_is_torchs_to_refuse(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = Recurrent()
+    model = load_plain(module, tmp_path)
+    assert packed(model)
+    x, h, c = module.inputs(2, 6)
+    with pytest.raises(ts_infer.ExecutionError, match="hidden"):
+        model(x, h[:, :1], c)
+    torch.testing.assert_close(model(x, h, c)[0], module(x, h, c)[0])
+
+
+def load_plain(module: nn.Module, folder: Path) -> runtime.Model:
+    file = folder / "plain.pt"
+    with quiet_torch_jit():
+        torch.jit.save(script(module), str(file))
+    return runtime.load(file)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("inputs", "outputs"), [(1, 1), (4, 64), (64, 4), (37, 83), (256, 256)])
+def test_a_linear_equals_eager_at_every_number_of_rows(
+    inputs: int, outputs: int, bias: bool, relu: bool, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(inputs, outputs, bias=bias)
+    module = nn.Sequential(linear, nn.ReLU()) if relu else nn.Sequential(linear)
+    model = load_plain(module, tmp_path)
+    assert packed(model, "1 small linears")
+    for shape in ((), (1,), (2,), (3,), (4,), (2, 2), (5,), (2, 3), (1, 1, 1), (0,)):
+        x = torch.randn(*shape, inputs)
+        with torch.inference_mode():
+            torch.testing.assert_close(model(x), module(x))
+    x = torch.randn(inputs, 3).t()
+    with torch.inference_mode():
+        torch.testing.assert_close(model(x), module(x))
+
+
+class UsedTwice(nn.Module):
+    """Uses a linear's output beside its ReLU, in place and not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 6)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        y = self.linear(x)
+        before = y + 1
+        return before, torch.relu_(y), y
+
+
+def test_a_relu_is_not_fused_where_the_linears_output_is_used_too(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = UsedTwice()
+    model = load_plain(module, tmp_path)
+    x = torch.randn(2, 4)
+    with torch.inference_mode():
+        for ours, eager in zip(model(x), module(x), strict=True):
+            torch.testing.assert_close(ours, eager)
+
+
+def test_a_linear_propagates_nan_and_infinity(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Linear(4, 6), nn.ReLU())
+    model = load_plain(module, tmp_path)
+    for value in (float("nan"), float("inf")):
+        x = torch.tensor([[1.0, value, 2.0, 3.0], [1.0, 2.0, 3.0, 4.0]])
+        with torch.inference_mode():
+            torch.testing.assert_close(model(x), module(x), equal_nan=True)
+
+
+def test_other_dtypes_and_sizes_are_torchs_to_take_or_refuse(tmp_path: Path) -> None:
+    model = load_plain(nn.Sequential(nn.Linear(4, 6)), tmp_path)
+    with pytest.raises(ts_infer.ExecutionError, match="dtype"):
+        model(torch.randn(1, 4, dtype=torch.float64))
+    with pytest.raises(ts_infer.ExecutionError, match="shapes cannot be multiplied"):
+        model(torch.randn(1, 5))
+    assert model(torch.randn(1, 4)).shape == (1, 6)
+
+
+def test_weights_of_another_dtype_stay_with_torch(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Linear(4, 6)).double()
+    model = load_plain(module, tmp_path)
+    assert not packed(model, "linear")
+    x = torch.randn(1, 4, dtype=torch.float64)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(x), module(x))
+
+
+def test_clones_and_threads_share_packed_weights(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
+    model = load_plain(module, tmp_path)
+    models = [model, model.clone(), model.clone()]
+    inputs = [torch.randn(2, 16) for _ in range(50)]
+    with torch.inference_mode():
+        expected = [module(x) for x in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        for which in models:
+            for ours, eager in zip(pool.map(which, inputs), expected, strict=True):
+                torch.testing.assert_close(ours, eager)
