@@ -11,12 +11,6 @@
 namespace ts_infer::cli {
 namespace {
 
-std::string fixed(double value, int decimals) {
-  char text[64];
-  std::snprintf(text, sizeof text, "%.*f", decimals, value);
-  return text;
-}
-
 /// Milliseconds to the microsecond.
 std::string ms(double value) { return fixed(value, 3); }
 

@@ -156,12 +156,6 @@ Json run_child(const ColdStartArguments& arguments, const Run& run) {
   return result;
 }
 
-std::string fixed(double value, int decimals = 3) {
-  char text[64];
-  std::snprintf(text, sizeof text, "%.*f", decimals, value);
-  return text;
-}
-
 /// "12.345*": a call, marked where it compiled.
 std::string call_text(const Json& call) {
   return fixed(call["ms"].get<double>()) + (call["compiled"].get<std::uint64_t>() > 0 ? "*" : " ");

@@ -170,6 +170,12 @@ void LiveLine::show(const std::string& text) {
   std::cerr << "\r\x1b[K" + text.substr(0, (is_known ? size.ws_col : 80) - 1) << std::flush;
 }
 
+std::string fixed(double value, int decimals) {
+  char text[64];
+  std::snprintf(text, sizeof text, "%.*f", decimals, value);
+  return text;
+}
+
 std::string number(double value) {
   char text[32];
   std::snprintf(text, sizeof text, "%.6g", value);

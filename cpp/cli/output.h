@@ -39,6 +39,9 @@ class LiveLine {
   bool is_on_;
 };
 
+/// With that many decimals.
+std::string fixed(double value, int decimals = 3);
+
 /// "22.1718", "0.0042": six significant digits at most.
 std::string number(double value);
 

@@ -88,6 +88,7 @@ def added(
         "-DTS_INFER_BUILD_CLI=ON",
         "-DTS_INFER_INSTALL=ON",
         "-DTS_INFER_BUNDLE_TORCH=ON",
+        "-DCMAKE_UNITY_BUILD=ON",
     ]
     if ccache := shutil.which("ccache"):
         arguments.append(f"-DCMAKE_CXX_COMPILER_LAUNCHER={ccache}")

@@ -22,7 +22,7 @@ using c10::IValue;
 constexpr int kDeepest = 64;         // containers within containers
 constexpr int kMostValues = 100000;  // in one list of calls
 
-[[noreturn]] void damaged(const std::string& what) { throw ModelLoadError(what); }
+[[noreturn]] void unreadable(const std::string& what) { throw ModelLoadError(what); }
 
 std::optional<c10::ScalarType> storage_dtype(const std::string& global) {
   static const std::unordered_map<std::string, c10::ScalarType> kStorages = {
@@ -53,10 +53,10 @@ class SavedFile {
     for (const ZipMember& member : members_) {
       if (member.name.substr(member.name.find('/') + 1) != name) continue;
       const std::string_view content = bytes_.substr(member.data_offset, member.compressed_size);
-      if (member.compression != 0) damaged(name + " is compressed");
+      if (member.compression != 0) unreadable(name + " is compressed");
       return content;
     }
-    damaged(name + " is missing");
+    unreadable(name + " is missing");
   }
 
  private:
@@ -83,7 +83,7 @@ class Unpickler {
     switch (opcode) {
       case 0x80:  // PROTO
         if (const int protocol = number<std::uint8_t>(); protocol != 2) {
-          damaged(c10::str("expected pickle protocol 2, got ", protocol));
+          unreadable(c10::str("expected pickle protocol 2, got ", protocol));
         }
         return;
       case 'N':
@@ -149,13 +149,13 @@ class Unpickler {
         return push(reduce(text(function), arguments));
       }
       default:
-        damaged(c10::str("opcode ", static_cast<int>(opcode),
-                         " is none that torch.save writes for plain values and tensors"));
+        unreadable(c10::str("opcode ", static_cast<int>(opcode),
+                            " is none that torch.save writes for plain values and tensors"));
     }
   }
 
   std::string_view take(std::size_t size) {
-    if (size > pickle_.size()) damaged("data.pkl ends too early");
+    if (size > pickle_.size()) unreadable("data.pkl ends too early");
     const std::string_view taken = pickle_.substr(0, size);
     pickle_.remove_prefix(size);
     return taken;
@@ -170,7 +170,7 @@ class Unpickler {
 
   std::string line() {
     const std::size_t end = pickle_.find('\n');
-    if (end == std::string_view::npos) damaged("data.pkl ends too early");
+    if (end == std::string_view::npos) unreadable("data.pkl ends too early");
     std::string text(take(end));
     take(1);
     return text;
@@ -178,7 +178,7 @@ class Unpickler {
 
   std::int64_t long_integer() {
     const std::string_view digits = take(number<std::uint8_t>());
-    if (digits.size() > 8) damaged("an integer has more than 64 bits");
+    if (digits.size() > 8) unreadable("an integer has more than 64 bits");
     // Two's complement, little-endian: the last byte has the sign.
     std::uint64_t value = !digits.empty() && digits.back() < 0 ? ~std::uint64_t{0} : 0;
     for (std::size_t i = digits.size(); i-- > 0;) {
@@ -198,7 +198,7 @@ class Unpickler {
   void push(IValue value) { stack_.push_back(std::move(value)); }
 
   IValue& top() {
-    if (stack_.size() <= (marks_.empty() ? 0 : marks_.back())) damaged("data.pkl is no pickle");
+    if (stack_.size() <= (marks_.empty() ? 0 : marks_.back())) unreadable("data.pkl is no pickle");
     return stack_.back();
   }
 
@@ -216,7 +216,7 @@ class Unpickler {
 
   /// Takes the mark away; returns how many values lie above it.
   std::size_t above_mark() {
-    if (marks_.empty()) damaged("data.pkl is no pickle");
+    if (marks_.empty()) unreadable("data.pkl is no pickle");
     const std::size_t count = stack_.size() - marks_.back();
     marks_.pop_back();
     return count;
@@ -226,13 +226,13 @@ class Unpickler {
 
   void push_memo(std::uint32_t index) {
     const auto found = memo_.find(index);
-    if (found == memo_.end()) damaged("data.pkl is no pickle");
+    if (found == memo_.end()) unreadable("data.pkl is no pickle");
     push(found->second);
   }
 
   void append(std::size_t count) {
     const std::vector<IValue> values = pop(count);
-    if (!top().isList()) damaged("expected a list, got " + top().tagKind());
+    if (!top().isList()) unreadable("expected a list, got " + top().tagKind());
     auto list = top().toList();
     for (const IValue& value : values) list.push_back(value);
   }
@@ -240,36 +240,36 @@ class Unpickler {
   void set_items(std::size_t count) {
     const std::vector<IValue> values = pop(count);
     if (!top().isGenericDict() || count % 2 != 0) {
-      damaged("expected a dict, got " + top().tagKind());
+      unreadable("expected a dict, got " + top().tagKind());
     }
     auto dict = top().toGenericDict();
     for (std::size_t i = 0; i < count; i += 2) {
       const IValue& key = values[i];
       if (!key.isString() && !key.isInt() && !key.isDouble() && !key.isBool()) {
-        damaged("a dict has a key of type " + key.tagKind());
+        unreadable("a dict has a key of type " + key.tagKind());
       }
       dict.insert_or_assign(key, values[i + 1]);
     }
   }
 
   static const std::string& text(const IValue& value) {
-    if (!value.isString()) damaged("expected a name, got " + value.tagKind());
+    if (!value.isString()) unreadable("expected a name, got " + value.tagKind());
     return value.toStringRef();
   }
 
   static std::int64_t integer(const IValue& value) {
-    if (!value.isInt()) damaged("expected an integer, got " + value.tagKind());
+    if (!value.isInt()) unreadable("expected an integer, got " + value.tagKind());
     return value.toInt();
   }
 
   static double real(const IValue& value) {
-    if (!value.isDouble()) damaged("expected a float, got " + value.tagKind());
+    if (!value.isDouble()) unreadable("expected a float, got " + value.tagKind());
     return value.toDouble();
   }
 
   static std::vector<IValue> elements(const IValue& value, std::size_t at_least) {
     if (!value.isTuple() || value.toTupleRef().elements().size() < at_least) {
-      damaged(c10::str("expected a tuple of ", at_least, ", got ", value.tagKind()));
+      unreadable(c10::str("expected a tuple of ", at_least, ", got ", value.tagKind()));
     }
     return value.toTupleRef().elements().vec();
   }
@@ -278,7 +278,7 @@ class Unpickler {
     std::vector<std::int64_t> found;
     for (const IValue& element : elements(value, 0)) {
       found.push_back(integer(element));
-      if (found.back() < 0) damaged("a tensor has a negative size or stride");
+      if (found.back() < 0) unreadable("a tensor has a negative size or stride");
     }
     return found;
   }
@@ -287,7 +287,7 @@ class Unpickler {
   IValue storage(const IValue& id) {
     const std::vector<IValue> parts = elements(id, 5);
     const auto dtype = storage_dtype(text(parts[1]));
-    if (!dtype) damaged(text(parts[1]) + " is no dtype that this version has");
+    if (!dtype) unreadable(text(parts[1]) + " is no dtype that this version has");
     const std::string& key = text(parts[2]);
     const auto known = storages_.find(key);
     if (known != storages_.end()) return known->second;
@@ -295,8 +295,8 @@ class Unpickler {
     const std::int64_t count = integer(parts[4]);
     const std::size_t item = c10::elementSize(*dtype);
     if (count < 0 || static_cast<std::uint64_t>(count) > data.size() / item) {
-      damaged(c10::str("data/", key, ": expected ", count, " elements of ", item, " bytes, got ",
-                       data.size(), " bytes"));
+      unreadable(c10::str("data/", key, ": expected ", count, " elements of ", item, " bytes, got ",
+                          data.size(), " bytes"));
     }
     const at::Tensor tensor = at::empty({count}, at::TensorOptions(c10::kCPU).dtype(*dtype));
     if (count > 0) std::memcpy(tensor.data_ptr(), data.data(), tensor.nbytes());
@@ -312,14 +312,14 @@ class Unpickler {
       return c10::complex<double>(real(parts[0]), real(parts[1]));
     }
     if (function != "torch._utils _rebuild_tensor_v2") {
-      damaged(function + " is none of the values that this version reads");
+      unreadable(function + " is none of the values that this version reads");
     }
     const std::vector<IValue> parts = elements(arguments, 6);
-    if (!parts[0].isTensor()) damaged("expected a storage, got " + parts[0].tagKind());
+    if (!parts[0].isTensor()) unreadable("expected a storage, got " + parts[0].tagKind());
     const std::vector<std::int64_t> shape = sizes(parts[2]);
     const std::vector<std::int64_t> strides = sizes(parts[3]);
     const std::int64_t offset = integer(parts[1]);
-    if (shape.size() != strides.size() || offset < 0) damaged("a tensor has no valid shape");
+    if (shape.size() != strides.size() || offset < 0) unreadable("a tensor has no valid shape");
     return at::as_strided(parts[0].toTensor(), shape, strides, offset);  // checks the bounds
   }
 
@@ -333,7 +333,7 @@ class Unpickler {
 
 /// A damaged file may hold a list within itself.
 void check_nesting(const IValue& value, int depth, int& values) {
-  if (depth > kDeepest || ++values > kMostValues) damaged("its values are nested too deep");
+  if (depth > kDeepest || ++values > kMostValues) unreadable("its values are nested too deep");
   if (value.isTuple()) {
     for (const IValue& element : value.toTupleRef().elements()) {
       check_nesting(element, depth + 1, values);
@@ -351,7 +351,7 @@ std::vector<IValue> entry(const IValue& dict, const char* key) {
     const auto found = entries.find(key);
     if (found != entries.end() && found->value().isList()) return found->value().toListRef().vec();
   }
-  damaged(c10::str("expected a dict with a list \"", key, "\", got ", dict.tagKind()));
+  unreadable(c10::str("expected a dict with a list \"", key, "\", got ", dict.tagKind()));
 }
 
 }  // namespace

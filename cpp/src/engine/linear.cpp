@@ -10,7 +10,6 @@
 namespace ts_infer {
 namespace {
 
-using at::Tensor;
 using torch::jit::Node;
 using torch::jit::Stack;
 
@@ -28,7 +27,7 @@ class SmallLinear {
     const std::int64_t outputs = weight_.size(0);
     const std::int64_t inputs = weight_.size(1);
     const std::int64_t padded = blocks_of(outputs) * kBlock;
-    Tensor rows = at::zeros({padded, inputs});
+    at::Tensor rows = at::zeros({padded, inputs});
     rows.narrow(0, 0, outputs).copy_(weight_);
     packed_weight_ = rows.reshape({-1, kBlock, inputs}).transpose(1, 2).contiguous();
     packed_bias_ = at::zeros({padded});
@@ -39,23 +38,23 @@ class SmallLinear {
   }
 
   void operator()(Stack& stack) const {
-    const Tensor input = torch::jit::pop(stack).toTensor();
+    const at::Tensor input = torch::jit::pop(stack).toTensor();
     torch::jit::push(stack, fits(input) ? run_packed(input) : run_torchs(input));
   }
 
  private:
   /// What cannot be right at all is torch's to refuse.
-  bool fits(const Tensor& input) const {
+  bool fits(const at::Tensor& input) const {
     const std::int64_t inputs = weight_.size(1);
     return is_float_on_host(input) && input.dim() > 0 && input.size(-1) == inputs &&
            input.numel() > 0 && input.numel() <= kMaxRows * inputs;
   }
 
-  Tensor run_packed(const Tensor& input) const {
-    const Tensor rows = input.contiguous();
+  at::Tensor run_packed(const at::Tensor& input) const {
+    const at::Tensor rows = input.contiguous();
     c10::DimVector sizes(rows.sizes());
     sizes.back() = weight_.size(0);
-    Tensor output = at::empty(sizes, rows.options());
+    at::Tensor output = at::empty(sizes, rows.options());
     LinearKernel kernel;
     kernel.inputs = weight_.size(1);
     kernel.outputs = weight_.size(0);
@@ -69,16 +68,16 @@ class SmallLinear {
     return output;
   }
 
-  Tensor run_torchs(const Tensor& input) const {
-    Tensor output = at::linear(input, weight_, bias_);
+  at::Tensor run_torchs(const at::Tensor& input) const {
+    at::Tensor output = at::linear(input, weight_, bias_);
     return relu_ ? output.relu_() : output;
   }
 
-  Tensor weight_;
-  std::optional<Tensor> bias_;
+  at::Tensor weight_;
+  std::optional<at::Tensor> bias_;
   bool relu_;
-  Tensor packed_weight_;
-  Tensor packed_bias_;
+  at::Tensor packed_weight_;
+  at::Tensor packed_bias_;
 };
 
 const torch::jit::RegisterOperators kRegistered({torch::jit::Operator(
@@ -102,7 +101,7 @@ bool pack_node(Node* node) {
   const auto weight = torch::jit::toIValue(node->namedInput("weight"));
   const auto bias = torch::jit::toIValue(node->namedInput("bias"));
   if (!weight || !weight->isTensor() || !bias) return false;
-  const Tensor& weights = weight->toTensor();
+  const at::Tensor& weights = weight->toTensor();
   if (!is_float_on_host(weights) || weights.dim() != 2 || weights.numel() == 0 ||
       weights.numel() > kMostWeights) {
     return false;

@@ -16,7 +16,6 @@
 namespace ts_infer {
 namespace {
 
-using at::Tensor;
 using torch::jit::Node;
 using torch::jit::Stack;
 
@@ -29,22 +28,22 @@ const auto kDirections = c10::Symbol::attr("directions");
 const auto kBatchFirst = c10::Symbol::attr("batch_first");
 
 /// Packs rows of [gate][hidden][...] as [block][gate][kBlock][...].
-Tensor in_blocks(const Tensor& rows, std::int64_t hidden) {
+at::Tensor in_blocks(const at::Tensor& rows, std::int64_t hidden) {
   const std::int64_t blocks = blocks_of(hidden);
   const std::int64_t width = rows.numel() / (kGates * hidden);
-  Tensor padded = at::zeros({kGates, blocks * kBlock, width});
+  at::Tensor padded = at::zeros({kGates, blocks * kBlock, width});
   padded.narrow(1, 0, hidden).copy_(rows.reshape({kGates, hidden, width}));
   return padded.reshape({kGates, blocks, kBlock, width}).transpose(0, 1).contiguous();
 }
 
 /// Of one direction of one layer; units are padded to whole blocks.
 struct Packed {
-  Tensor input;   // [units of 4 gates, inputs]
-  Tensor hidden;  // [block][hidden][gate][kBlock]
-  Tensor biases;  // [units of 4 gates]
+  at::Tensor input;   // [units of 4 gates, inputs]
+  at::Tensor hidden;  // [block][hidden][gate][kBlock]
+  at::Tensor biases;  // [units of 4 gates]
 };
 
-Packed pack(const Tensor& input, const Tensor& hidden_state, const Tensor& biases) {
+Packed pack(const at::Tensor& input, const at::Tensor& hidden_state, const at::Tensor& biases) {
   const std::int64_t hidden = hidden_state.size(1);
   return {in_blocks(input, hidden).reshape({-1, input.size(1)}),
           in_blocks(hidden_state, hidden).permute({0, 3, 1, 2}).contiguous(),
@@ -60,15 +59,16 @@ struct Layout {
 };
 
 /// One direction of one layer; writes to `output`, a part of the layer's, returns (h_n, c_n).
-std::pair<Tensor, Tensor> run_direction(const Tensor& input, const Tensor& h, const Tensor& c,
-                                        const Packed& packed, const Layout& layout, bool reverse,
-                                        const Tensor& output) {
+std::pair<at::Tensor, at::Tensor> run_direction(const at::Tensor& input, const at::Tensor& h,
+                                                const at::Tensor& c, const Packed& packed,
+                                                const Layout& layout, bool reverse,
+                                                const at::Tensor& output) {
   const std::int64_t hidden = h.size(-1);
   const std::int64_t padded = blocks_of(hidden) * kBlock;
-  const Tensor gates =
+  const at::Tensor gates =
       at::addmm(packed.biases, input.reshape({-1, input.size(-1)}), packed.input.t());
-  const Tensor first = h.contiguous();
-  Tensor cells = at::zeros({layout.rows, padded}, c.options());
+  const at::Tensor first = h.contiguous();
+  at::Tensor cells = at::zeros({layout.rows, padded}, c.options());
   cells.narrow(1, 0, hidden).copy_(c);
 
   LstmKernel kernel;
@@ -87,7 +87,7 @@ std::pair<Tensor, Tensor> run_direction(const Tensor& input, const Tensor& h, co
   kernel.output_step = output.stride(layout.batch_first ? 1 : 0);
   run(kernel);
 
-  const Tensor last = output.select(layout.batch_first ? 1 : 0, reverse ? 0 : layout.steps - 1);
+  const at::Tensor last = output.select(layout.batch_first ? 1 : 0, reverse ? 0 : layout.steps - 1);
   return {last, cells.narrow(1, 0, hidden)};
 }
 
@@ -101,45 +101,45 @@ class Lstm {
         batch_first_(node->i(kBatchFirst) != 0) {
     const std::size_t each = weights_.size() / (layers_ * directions_);
     for (std::size_t i = 0; i < weights_.size(); i += each) {
-      const Tensor bias = biases_ ? weights_[i + 2] + weights_[i + 3]
-                                  : at::zeros({weights_[i].size(0)}, weights_[i].options());
+      const at::Tensor bias = biases_ ? weights_[i + 2] + weights_[i + 3]
+                                      : at::zeros({weights_[i].size(0)}, weights_[i].options());
       packed_.push_back(pack(weights_[i], weights_[i + 1], bias));
     }
   }
 
   void operator()(Stack& stack) const {
     const auto states = torch::jit::pop(stack).toTensorVector();
-    const Tensor input = torch::jit::pop(stack).toTensor();
+    const at::Tensor input = torch::jit::pop(stack).toTensor();
     auto [output, h_n, c_n] =
         fits(input, states) ? run_packed(input, states[0], states[1]) : run_torchs(input, states);
     torch::jit::push(stack, std::move(output), std::move(h_n), std::move(c_n));
   }
 
  private:
-  using Outputs = std::tuple<Tensor, Tensor, Tensor>;
+  using Outputs = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
 
   /// What cannot be right at all is torch's to refuse.
-  bool fits(const Tensor& input, const std::vector<Tensor>& states) const {
+  bool fits(const at::Tensor& input, const std::vector<at::Tensor>& states) const {
     if (!is_float_on_host(input) || input.dim() != 3 || input.numel() == 0) return false;
     const std::int64_t rows = input.size(batch_first_ ? 0 : 1);
     if (rows > kMaxRows || input.size(2) != packed_[0].input.size(1)) return false;
     if (states.size() != 2) return false;
     const std::int64_t hidden = packed_[0].hidden.size(1);
-    for (const Tensor& state : states) {
+    for (const at::Tensor& state : states) {
       if (!is_float_on_host(state)) return false;
       if (state.sizes() != at::IntArrayRef{layers_ * directions_, rows, hidden}) return false;
     }
     return true;
   }
 
-  Outputs run_packed(Tensor input, const Tensor& h_0, const Tensor& c_0) const {
+  Outputs run_packed(at::Tensor input, const at::Tensor& h_0, const at::Tensor& c_0) const {
     const Layout layout = {input.size(batch_first_ ? 0 : 1), input.size(batch_first_ ? 1 : 0),
                            batch_first_};
     const std::int64_t hidden = h_0.size(2);
-    std::vector<Tensor> h;
-    std::vector<Tensor> c;
+    std::vector<at::Tensor> h;
+    std::vector<at::Tensor> c;
     for (std::int64_t layer = 0; layer < layers_; ++layer) {
-      const Tensor output =
+      const at::Tensor output =
           at::empty({input.size(0), input.size(1), directions_ * hidden}, input.options());
       for (std::int64_t direction = 0; direction < directions_; ++direction) {
         const std::int64_t i = layer * directions_ + direction;
@@ -154,12 +154,12 @@ class Lstm {
     return {input, at::stack(h), at::stack(c)};
   }
 
-  Outputs run_torchs(const Tensor& input, const std::vector<Tensor>& states) const {
+  Outputs run_torchs(const at::Tensor& input, const std::vector<at::Tensor>& states) const {
     return at::lstm(input, states, weights_, biases_, layers_, /*dropout=*/0.0, /*train=*/false,
                     /*bidirectional=*/directions_ == 2, batch_first_);
   }
 
-  std::vector<Tensor> weights_;
+  std::vector<at::Tensor> weights_;
   bool biases_;
   std::int64_t layers_;
   std::int64_t directions_;
@@ -173,12 +173,12 @@ const torch::jit::RegisterOperators kRegistered({torch::jit::Operator(
     c10::AliasAnalysisKind::PURE_FUNCTION)});
 
 /// The tensors of a list of constants.
-std::optional<std::vector<Tensor>> constant_tensors(torch::jit::Value* list) {
+std::optional<std::vector<at::Tensor>> constant_tensors(torch::jit::Value* list) {
   if (const auto constant = torch::jit::toIValue(list)) {
     return constant->isTensorList() ? std::optional(constant->toTensorVector()) : std::nullopt;
   }
   if (list->node()->kind() != torch::jit::prim::ListConstruct) return std::nullopt;
-  std::vector<Tensor> tensors;
+  std::vector<at::Tensor> tensors;
   for (torch::jit::Value* item : list->node()->inputs()) {
     const auto constant = torch::jit::toIValue(item);
     if (!constant || !constant->isTensor()) return std::nullopt;

@@ -13,7 +13,6 @@ using torch::jit::AliasDb;
 using torch::jit::Block;
 using torch::jit::Graph;
 using torch::jit::Node;
-using torch::jit::Value;
 
 void for_each_node(Block* block, const std::function<void(Node*)>& visit) {
   for (Node* node : block->nodes()) {
@@ -23,7 +22,7 @@ void for_each_node(Block* block, const std::function<void(Node*)>& visit) {
 }
 
 /// "encoder.hidden" for a chain of GetAttr that starts at self; "" for any other.
-std::string attribute_path(const Value* value, const Value* self) {
+std::string attribute_path(const torch::jit::Value* value, const torch::jit::Value* self) {
   if (value == self) return "";
   const Node* node = value->node();
   if (node->kind() != torch::jit::prim::GetAttr) return "?";
@@ -33,15 +32,15 @@ std::string attribute_path(const Value* value, const Value* self) {
 }
 
 /// A list, dict, tuple or object: alias analysis cannot tell the tensors in it apart.
-bool is_container(const Value* value) {
+bool is_container(const torch::jit::Value* value) {
   const auto& type = value->type();
   if (const auto object = type->cast<c10::ClassType>()) return !object->is_module();
   return !type->containedTypes().empty() && type->kind() != c10::TypeKind::OptionalType;
 }
 
 /// The inputs that an operator's schema says it writes to.
-std::vector<Value*> written_inputs(Node* node) {
-  std::vector<Value*> written;
+std::vector<torch::jit::Value*> written_inputs(Node* node) {
+  std::vector<torch::jit::Value*> written;
   const c10::FunctionSchema* schema = node->maybeSchema();
   if (!schema) return written;
   for (std::size_t i = 0; i < schema->arguments().size() && i < node->inputs().size(); ++i) {
@@ -56,7 +55,7 @@ bool is_opaque(const Node* node) {
       node->kind() == torch::jit::prim::CallFunction) {
     return true;
   }
-  for (const Value* output : node->outputs()) {
+  for (const torch::jit::Value* output : node->outputs()) {
     const auto type = output->type()->cast<c10::ClassType>();
     if (type && type->name() && !type->is_module() &&
         type->name()->qualifiedName().rfind("__torch__.torch.classes", 0) == 0) {
@@ -70,10 +69,10 @@ void analyse_method(const std::shared_ptr<Graph>& original, const std::string& m
                     StateAnalysis& state) {
   const auto graph = original->copy();
   torch::jit::Inline(*graph);
-  const Value* self = graph->inputs().at(0);
+  const torch::jit::Value* self = graph->inputs().at(0);
   // "Frozen" makes each attribute a location of its own, and not one that all attributes share.
   const AliasDb aliases(graph, /*isFrozen=*/true);
-  std::vector<Value*> containers;
+  std::vector<torch::jit::Value*> containers;
   const auto found = [&](const std::string& what) {
     if (state.reason.empty()) state.reason = method + " " + what;
   };
@@ -114,7 +113,7 @@ void analyse_method(const std::shared_ptr<Graph>& original, const std::string& m
   });
   if (containers.empty()) return;
   for_each_node(graph->block(), [&](Node* node) {
-    for (Value* written : written_inputs(node)) {
+    for (torch::jit::Value* written : written_inputs(node)) {
       if (!aliases.mayContainAlias(written, containers)) continue;
       found("may write into a list, dict or object that it holds");
       state.opaque = true;
