@@ -312,7 +312,9 @@ Stack run_on_host(const c10::OperatorHandle& op, Stack arguments) {
 
 /// What the host must wait for: a value that is no tensor, or a size that depends on values.
 bool needs_values(const c10::OperatorHandle& op, const Stack& arguments) {
-  static const std::set<std::string> kSizedByValues = {"aten::nonzero", "aten::masked_select"};
+  static const std::set<std::string> kSizedByValues = {
+      "aten::nonzero",    "aten::masked_select",      "aten::_unique2",
+      "aten::unique_dim", "aten::unique_consecutive", "aten::repeat_interleave"};
   if (kSizedByValues.count(op.schema().name())) return true;
   for (const c10::Argument& result : op.schema().returns()) {
     const auto kind = result.type()->kind();

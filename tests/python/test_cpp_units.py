@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -10,6 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
+from torch.export import Dim
+
+import ts_infer
+from ts_infer.models import decision_gate, densetnt
 
 ROOT = Path(__file__).parents[2]
 LIBRARIES = (
@@ -30,15 +35,30 @@ def _require_tools() -> None:
         pytest.skip("the sources are not here")
 
 
+def _export_archives(folder: Path) -> None:
+    """What the fake device must compute as the host does."""
+    folder.mkdir()
+    gate = {"module": decision_gate.make(), "example_inputs": decision_gate.example_inputs()}
+    convolutions = {
+        "module": nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).eval(),
+        "example_inputs": torch.randn(1, 3, 9, 12),
+        "dynamic_shapes": {"input": {3: Dim("width", min=3, max=40)}},
+    }
+    specs = {"densetnt": densetnt.export_spec(), "gate": gate, "convolutions": convolutions}
+    for name, spec in specs.items():
+        ts_infer.export(**spec, path=folder / f"{name}.pt", audit="fast")
+
+
 @pytest.mark.slow
-def test_cpp_unit_tests_pass() -> None:
+def test_cpp_unit_tests_pass(tmp_path: Path) -> None:
     _require_tools()
-    spec = importlib.util.find_spec("torch")
-    assert spec is not None
-    assert spec.origin is not None
+    archives = tmp_path / "archives"
+    _export_archives(archives)
     build = ROOT / "build" / "dev"
     environment = dict(
-        os.environ, PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        os.environ,
+        PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        TS_INFER_TEST_ARCHIVES=str(archives),
     )
 
     def run(*command: str | Path) -> None:
@@ -47,12 +67,11 @@ def test_cpp_unit_tests_pass() -> None:
         )
         assert done.returncode == 0, f"{command}\n{done.stdout[-8000:]}\n{done.stderr[-8000:]}"
 
-    torch_dir = Path(spec.origin).parent
     run(
         "cmake",
         "--preset",
         "dev",
-        f"-DTS_INFER_TORCH_DIR={torch_dir}",
+        f"-DTS_INFER_TORCH_DIR={Path(torch.__file__).parent}",
         "-DTS_INFER_BUILD_BENCHMARKS=OFF",
     )
     run("cmake", "--build", build)
