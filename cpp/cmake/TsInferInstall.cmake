@@ -26,6 +26,10 @@ install(
   ${_runtime}
   LIBRARY DESTINATION lib
 )
+if(TARGET ts_infer_cuda_graphs)
+  set_target_properties(ts_infer_cuda_graphs PROPERTIES INSTALL_RPATH ${_torch_rpath})
+  install(TARGETS ts_infer_cuda_graphs LIBRARY DESTINATION lib)
+endif()
 if(TARGET ts_infer_cli)
   set_target_properties(ts_infer_cli PROPERTIES INSTALL_RPATH $ORIGIN/../lib)
   install(TARGETS ts_infer_cli RUNTIME DESTINATION bin)

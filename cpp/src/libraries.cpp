@@ -67,6 +67,15 @@ void load_libraries(const std::vector<std::string>& libraries) {
   }
 }
 
+void load_cuda_graphs() {
+  Dl_info self;
+  if (dladdr(reinterpret_cast<const void*>(&load_cuda_graphs), &self) == 0 || !self.dli_fname)
+    return;
+  const auto path =
+      std::filesystem::path(self.dli_fname).replace_filename("libts_infer_cuda_graphs.so");
+  dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL);
+}
+
 std::string explain_missing(const std::string& message,
                             const std::vector<NeededLibrary>& libraries) {
   const std::string unknown_operator = "Unknown builtin op: ";

@@ -19,6 +19,7 @@
 #include <unordered_set>
 
 #include "archive/archive.h"
+#include "device/call_graphs.h"
 #include "device/device.h"
 #include "device/device_call.h"
 #include "device/host_cache.h"
@@ -269,6 +270,7 @@ struct Model::Impl {
   Signature signature;
   std::unique_ptr<Engine> engine;
   std::shared_ptr<const WarmUp> warm_up;
+  std::shared_ptr<CallGraphs> graphs;      // of forward; nullptr: not asked for, or none recorded
   std::shared_ptr<const HostCache> cache;  // nullptr: host memory is not reused
   std::vector<Method> methods;
   std::size_t forward = std::string::npos;
@@ -291,6 +293,7 @@ struct Model::Impl {
   /// Another model with its own state. On a device, it is made on `on`, and the state used there.
   std::unique_ptr<Impl> copy(std::shared_ptr<const StreamLease> on);
   std::vector<LoadStep> rehearse();
+  void record_graphs(std::shared_ptr<CallGraphs> recording);
 
   /// forward's signature as the manifest has it, where there is one.
   Signature with_manifest(const Signature& of_schema) const;
@@ -346,6 +349,7 @@ std::unique_ptr<Model::Impl> Model::Impl::load(const std::shared_ptr<const Archi
   };
   WarningCollector warnings;
   try {
+    auto recording = options.graphs ? std::make_shared<CallGraphs>(impl->device) : nullptr;
     const c10::InferenceMode ordinary(false);  // weights may outlive a guard of the host
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
     const IntraOpThreads threads(options.intra_op_threads);
@@ -379,6 +383,7 @@ std::unique_ptr<Model::Impl> Model::Impl::load(const std::shared_ptr<const Archi
       }
       const OwnStreamScope as_a_serving_thread(impl->device);
       for (LoadStep& warm_up : impl->rehearse()) info.load_steps.push_back(std::move(warm_up));
+      if (recording) impl->record_graphs(std::move(recording));
     }
   } catch (const Error& error) {
     throw ModelLoadError(where + ": " + error.what());
@@ -418,6 +423,45 @@ std::vector<LoadStep> Model::Impl::rehearse() {
       [this](LogLevel level, const std::string& message) { log(level, message); });
 }
 
+void Model::Impl::record_graphs(std::shared_ptr<CallGraphs> recording) {
+  const auto none = [this](const std::string& why) {
+    info.decisions.push_back("graphs: none, " + why);
+  };
+  if (info.stateful) return none("the model has state");
+  if (!methods[forward].tensors_only) return none("forward has inputs that are no tensors");
+  if (!warm_up->reason().empty()) {
+    throw ModelLoadError("graphs: expected sizes to record them at, got no warm-up (" +
+                         warm_up->reason() + "); give warmup and warmup_shapes");
+  }
+  const RandomState random(device);
+  std::size_t count = 0;
+  warm_up->for_each_size([&](const InputShapes& shapes, const std::vector<Value>& args) {
+    const auto start = Clock::now();
+    Stack stack = bind(forward, args, {});
+    std::string reason;
+    {
+      const c10::InferenceMode inference;
+      DeviceCall call(device, /*host_inputs=*/true, nullptr, std::nullopt);
+      call.to_device(stack);
+      reason = recording->record(stack, [this](Stack inputs) {
+        engine->run(forward, inputs);
+        return std::move(inputs.back());
+      });
+      Timing timing;
+      call.computed();
+      call.finish(timing);
+    }
+    if (reason.empty()) {
+      ++count;
+      info.load_steps.push_back({"record", ms_since(start), shapes, {}});
+    } else {
+      info.decisions.push_back("graphs: none at " + shapes_text(shapes) + ": " + reason);
+    }
+  });
+  if (count > 0) graphs = std::move(recording);
+  info.decisions.push_back(c10::str("graphs: calls recorded at ", count, " sizes"));
+}
+
 std::unique_ptr<Model::Impl> Model::Impl::copy(std::shared_ptr<const StreamLease> on) {
   auto copied = std::make_unique<Impl>();
   copied->options = options;
@@ -426,6 +470,7 @@ std::unique_ptr<Model::Impl> Model::Impl::copy(std::shared_ptr<const StreamLease
   copied->info = info;
   copied->warm_up = warm_up;
   copied->cache = cache;
+  copied->graphs = graphs;  // a model that has any has no state
   const c10::InferenceMode ordinary(false);
   const at::NoGradGuard no_grad;
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
@@ -552,7 +597,12 @@ c10::IValue Model::Impl::compute(std::size_t method, Stack& stack, DeviceCall* c
   const auto start = Clock::now();
   {
     const HostCache::Use reuse(cache.get());
-    engine->run(method, stack);
+    auto replayed = graphs && method == forward ? graphs->replay(stack) : std::nullopt;
+    if (replayed) {
+      stack.assign({*std::move(replayed)});
+    } else {
+      engine->run(method, stack);
+    }
   }
   if (call) {
     call->computed();

@@ -140,6 +140,11 @@ std::vector<Value> WarmUp::inputs(const InputShapes& shapes) const {
   return random_inputs({model_, signature_, sizes_}, shapes, /*seed=*/0, values);
 }
 
+void WarmUp::for_each_size(
+    const std::function<void(const InputShapes&, const std::vector<Value>&)>& visit) const {
+  for (const InputShapes& shapes : sizes_) visit(shapes, inputs(shapes));
+}
+
 bool WarmUp::is_settled(std::size_t size, const std::vector<double>& calls_ms) const {
   if (level_ == "fast" && size + 1 < sizes_.size()) {
     return calls_ms.size() >= (size == 0 ? 2 : 1);

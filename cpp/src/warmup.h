@@ -26,6 +26,10 @@ class WarmUp {
   /// Why there is nothing to run; empty where there is.
   const std::string& reason() const { return reason_; }
 
+  /// Calls `visit` with each of the sizes, largest first, and inputs of them.
+  void for_each_size(
+      const std::function<void(const InputShapes&, const std::vector<Value>&)>& visit) const;
+
   /// One step for each size. `log` gets a line a size, and what the budget left out.
   /// @throws ExecutionError that names the size.
   std::vector<LoadStep> run(const WarmUpCall& call,

@@ -170,6 +170,7 @@ class LoadOptions:
     name: str
     optimize: bool
     reuse_memory: bool
+    graphs: bool
     warmup: str
     def __init__(self) -> None: ...
     def set_libraries(self, paths: collections.abc.Sequence[bytes]) -> None: ...

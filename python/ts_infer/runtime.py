@@ -86,6 +86,7 @@ def load(
     warmup_budget_s: float = 10,
     warmup_shapes: Iterable[Mapping[str, Sequence[int]]] = (),
     reuse_memory: bool = True,
+    graphs: bool = False,
     libraries: Iterable[Path] = (),
     name: str = "",
     on_timing: Callable[[Timing], object] | None = None,
@@ -115,6 +116,8 @@ def load(
             says what was left out.
         warmup_shapes: Sizes to warm up, `[{"x": [8, 3]}]`. Empty: the archive's own.
         reuse_memory: On the host, keep the large buffers of a call for the next one.
+        graphs: On an accelerator, record forward at each size of the warm-up and replay the
+            recording where a call has just these sizes (CUDA graphs).
         libraries: Shared libraries that register operators and classes of the model's own; loaded
             before it, once, and never unloaded. ``read_model_info(source).libraries`` says which
             ones a model needs.
@@ -143,6 +146,7 @@ def load(
         {name: list(shape) for name, shape in shapes.items()} for shapes in warmup_shapes
     ]
     options.reuse_memory = reuse_memory
+    options.graphs = graphs
     options.name = name
     options.set_on_timing(on_timing)
     options.set_on_log(_logger.log if on_log is None else on_log)

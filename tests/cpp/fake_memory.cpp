@@ -24,6 +24,7 @@ using c10::CachingAllocator::Stat;
 using c10::CachingAllocator::StatArray;
 using c10::CachingDeviceAllocator::DeviceStats;
 
+constexpr c10::MempoolId_t kNoPool{0, 0};
 constexpr std::size_t kRound = 512;  // every block is a multiple of it
 
 Stat& sum(StatArray& stats) { return stats[0]; }
@@ -52,6 +53,7 @@ struct Block {
   char* memory;
   std::size_t size;
   char* segment;
+  c10::MempoolId_t pool;  // of a graph; {0, 0}: everybody's
   Worker* owner;
   bool free;
   std::size_t requested;
@@ -77,13 +79,15 @@ class FakeDeviceAllocator final : public c10::DeviceAllocator {
     const std::lock_guard<std::mutex> lock(mutex_);
     Device& of = devices_.at(static_cast<std::size_t>(index));
     const std::size_t size = (requested + kRound - 1) / kRound * kRound;
-    Block* block = smallest_free(of, worker, size);
-    if (!block) block = &new_segment(index, worker, size);
+    const c10::MempoolId_t pool = Capture::current() ? Capture::current()->pool() : kNoPool;
+    Block* block = smallest_free(of, worker, pool, size);
+    if (!block) block = &new_segment(index, worker, pool, size);
     if (block->size > size) {
       const auto rest = block->memory + size;
       of.blocks.emplace(
           rest,
-          Block{index, rest, block->size - size, block->segment, block->owner, true, 0, {}, 0});
+          Block{
+              index, rest, block->size - size, block->segment, pool, block->owner, true, 0, {}, 0});
       block->size = size;
     }
     block->free = false;
@@ -157,6 +161,15 @@ class FakeDeviceAllocator final : public c10::DeviceAllocator {
     devices_.at(static_cast<std::size_t>(index)).limit = bytes;
   }
 
+  void release_pool(c10::MempoolId_t pool) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (Device& device : devices_) {
+      for (auto& [memory, block] : device.blocks) {
+        if (block.pool == pool) block.pool = kNoPool;
+      }
+    }
+  }
+
   bool free_memory_is_poison() {
     const std::lock_guard<std::mutex> lock(mutex_);
     return std::all_of(devices_.begin(), devices_.end(), [](const Device& device) {
@@ -182,10 +195,11 @@ class FakeDeviceAllocator final : public c10::DeviceAllocator {
     }
   }
 
-  static Block* smallest_free(Device& device, const Worker& worker, std::size_t size) {
+  static Block* smallest_free(Device& device, const Worker& worker, c10::MempoolId_t pool,
+                              std::size_t size) {
     Block* best = nullptr;
     for (auto& [memory, block] : device.blocks) {
-      if (block.free && block.owner == &worker && block.size >= size &&
+      if (block.free && block.owner == &worker && block.pool == pool && block.size >= size &&
           (!best || block.size < best->size)) {
         best = &block;
       }
@@ -193,7 +207,8 @@ class FakeDeviceAllocator final : public c10::DeviceAllocator {
     return best;
   }
 
-  Block& new_segment(c10::DeviceIndex index, Worker& worker, std::size_t size) {
+  Block& new_segment(c10::DeviceIndex index, Worker& worker, c10::MempoolId_t pool,
+                     std::size_t size) {
     Device& device = devices_.at(static_cast<std::size_t>(index));
     const auto left = [&] {
       const auto used = static_cast<std::size_t>(sum(device.stats.reserved_bytes).current);
@@ -214,7 +229,7 @@ class FakeDeviceAllocator final : public c10::DeviceAllocator {
     sum(device.stats.segment).increase(1);
     sum(device.stats.reserved_bytes).increase(size);
     char* const memory = poisoned_memory(size);
-    const Block block{index, memory, size, memory, &worker, true, 0, {}, 0};
+    const Block block{index, memory, size, memory, pool, &worker, true, 0, {}, 0};
     return device.blocks.emplace(memory, block).first->second;
   }
 
@@ -224,7 +239,7 @@ class FakeDeviceAllocator final : public c10::DeviceAllocator {
     for (auto it = device.blocks.begin(); it != device.blocks.end();) {
       const auto next = std::next(it);
       const Block& block = it->second;
-      const bool whole = block.free && block.memory == block.segment &&
+      const bool whole = block.free && block.pool == kNoPool && block.memory == block.segment &&
                          (next == device.blocks.end() || next->second.segment != block.segment);
       if (whole) {
         ++device.stats.num_device_free;
@@ -384,6 +399,8 @@ void set_memory_limit(c10::DeviceIndex device, std::size_t bytes) {
 }
 
 std::size_t memory_limit(c10::DeviceIndex device) { return the_device_allocator().limit(device); }
+
+void release_pool(c10::MempoolId_t pool) { the_device_allocator().release_pool(pool); }
 
 void record_use(const c10::DataPtr& data, Worker& worker) {
   if (data.get_deleter() != &free_device_block) return;

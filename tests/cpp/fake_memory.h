@@ -20,6 +20,10 @@ c10::DeviceAllocator& device_allocator();
 void set_memory_limit(c10::DeviceIndex device, std::size_t bytes);
 std::size_t memory_limit(c10::DeviceIndex device);
 
+/// Memory of the pool, which only captures allocate from, is everybody's again. A block goes back
+/// to it when it is freed, while a capture or not.
+void release_pool(c10::MempoolId_t pool);
+
 /// Notes that the stream uses the memory.
 void record_use(const c10::DataPtr& data, Worker& worker);
 

@@ -12,6 +12,19 @@ namespace ts_infer::testing {
 std::atomic<std::int64_t> delay_of_all_ms{0};
 std::atomic<std::int64_t> work_until_fault{0};
 
+namespace {
+thread_local Capture* current_capture = nullptr;
+}
+
+Capture::Capture(Worker& worker, c10::MempoolId_t pool) : worker_(worker), pool_(pool) {
+  TORCH_CHECK(!current_capture, "fake device: a capture is under way");
+  current_capture = this;
+}
+
+Capture::~Capture() { current_capture = nullptr; }
+
+Capture* Capture::current() { return current_capture; }
+
 void Failure::report(const std::shared_ptr<Failure>& failure) {
   if (failure && !failure->reported_.exchange(true)) {
     TORCH_CHECK(false, "fake device: ", failure->message_);
@@ -39,6 +52,7 @@ bool Worker::is_idle() {
 }
 
 void Worker::synchronize() {
+  TORCH_CHECK(!current_capture, "fake device: the host waits while its work is captured");
   std::unique_lock<std::mutex> lock(mutex_);
   changed_.wait(lock, [this] { return tasks_.empty(); });
   const auto failure = failure_;
@@ -57,6 +71,10 @@ void Worker::add(const std::shared_ptr<Failure>& failure) {
 }
 
 void Worker::push(Task task) {
+  if (current_capture && &current_capture->worker_ == this) {
+    current_capture->tasks_.push_back(std::move(task.run));
+    return;
+  }
   const std::lock_guard<std::mutex> lock(mutex_);
   tasks_.push_back(std::move(task));
   changed_.notify_all();

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <c10/core/Allocator.h>
 #include <c10/core/Device.h>
 #include <c10/core/Stream.h>
 
@@ -12,6 +13,7 @@
 #include <mutex>
 #include <string>
 #include <utility>
+#include <vector>
 
 namespace ts_infer::testing {
 
@@ -66,12 +68,33 @@ class Worker {
 
   void push(Task task);
   void run();
-
   std::atomic<std::size_t> work_{0};
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Task> tasks_;
   std::shared_ptr<Failure> failure_;
+};
+
+/// Keeps what the calling thread enqueues on its current stream from now on instead of running it.
+/// A host that waits meanwhile is refused, as by CUDA.
+class Capture {
+ public:
+  Capture(Worker& worker, c10::MempoolId_t pool);
+  ~Capture();
+  Capture(const Capture&) = delete;
+  Capture& operator=(const Capture&) = delete;
+
+  /// The calling thread's, or nullptr.
+  static Capture* current();
+
+  c10::MempoolId_t pool() const { return pool_; }
+  std::vector<std::function<void()>> take_tasks() { return std::move(tasks_); }
+
+ private:
+  friend class Worker;
+  Worker& worker_;
+  c10::MempoolId_t pool_;
+  std::vector<std::function<void()>> tasks_;
 };
 
 /// Of every stream.

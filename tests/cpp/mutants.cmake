@@ -82,3 +82,16 @@ ts_infer_mutant(
   scopes_end "  device_ = device;"
   DeviceStreamsTest.ScopeGivesTheThreadsStreamBackAtItsEnd
 )
+ts_infer_mutants_of(device/call_graphs.cpp)
+ts_infer_mutant(
+  replays_wait "  copied_.block(stream);" DeviceGraphsTest.CallsOnSeveralStreamsTakeTurnsOnTheDevice
+)
+ts_infer_mutant(
+  replays_are_waited_for "  copied_.record(stream);"
+  DeviceGraphsTest.CallsOnSeveralStreamsTakeTurnsOnTheDevice
+)
+ts_infer_mutant(
+  replays_read_the_inputs
+  "    recorded->inputs[i].copy_(inputs[i].toTensor(), /*non_blocking=*/true);"
+  DeviceGraphsTest.ReplaysEachDeclaredSizeWithTheInputsOfTheCall
+)

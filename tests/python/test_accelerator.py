@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from torch import nn
 
 import ts_infer
 from ts_infer import runtime
@@ -51,6 +52,21 @@ def test_host_inputs_give_what_the_cpu_gives(device: str, archive: Path) -> None
     stats = model.stats()
     assert stats.h2d_ms > 0
     assert stats.compute_ms > 0
+
+
+def test_graphs_replay_what_forward_computes(device: str, tmp_path: Path) -> None:
+    if not device.startswith("cuda"):
+        pytest.skip(f"the device is {device}: graphs are tried on CUDA")
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 4)).eval()
+    path = tmp_path / "mlp.pt"
+    ts_infer.export(module, torch.randn(8, 16), path)
+    model = runtime.load(path, device=device, graphs=True)
+    assert "graphs: calls recorded at 1 sizes" in model.info().decisions
+    for _ in range(3):
+        x = torch.randn(8, 16)
+        with torch.inference_mode():
+            torch.testing.assert_close(model(x), module(x), rtol=RTOL, atol=ATOL)
 
 
 def test_device_inputs_stay_on_the_device(device: str, archive: Path) -> None:

@@ -62,6 +62,13 @@ struct LoadOptions {
   /// calls take part; other allocations of the process go where they went before.
   bool reuse_memory = true;
 
+  /// On an accelerator: record forward at each size of the warm-up, and replay the recording where
+  /// a call has just these sizes (CUDA graphs): the host then launches the call as one piece of
+  /// work. What cannot be recorded (a model with state, a size that depends on values, inputs other
+  /// than tensors) runs as without, and Model::info() says why. Replays of one model take turns on
+  /// the device. Needs a warm-up. load() fails on a device that has no graphs.
+  bool graphs = false;
+
   /// Shared libraries that register operators and classes of the model's own: loaded before it,
   /// once, and never unloaded. Two files that register the same namespace end the process, as
   /// torch has it.
