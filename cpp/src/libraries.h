@@ -11,8 +11,8 @@ namespace ts_infer {
 /// as it is. @throws ModelLoadError
 void load_libraries(const std::vector<std::string>& libraries);
 
-/// Loads libts_infer_cuda_graphs.so, which lies beside this library where it was built; it registers
-/// CUDA's graphs with torch. Nothing happens where it is not there.
+/// Loads libts_infer_cuda_graphs.so, which lies beside this library where it was built; it
+/// registers CUDA's graphs with torch. Nothing happens where it is not there.
 void load_cuda_graphs();
 
 /// Where `message` of libtorch says that an operator or class is not registered: which one, and

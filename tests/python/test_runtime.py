@@ -1046,3 +1046,9 @@ def test_types_print_what_they_hold(affine_path: Path) -> None:
     model(ONES)
     assert repr(timings[0]).startswith("Timing(model='m', call=1, h2d_ms=0, compute_ms=")
     assert repr(model.stats()).startswith("LatencyStats(count=1, mean_ms=")
+
+
+def test_graphs_need_an_accelerator(affine_path: Path) -> None:
+    message = r"graphs: expected a device whose calls can be recorded, got cpu; leave graphs out"
+    with pytest.raises(ts_infer.ModelLoadError, match=message):
+        runtime.load(affine_path, device="cpu", graphs=True)
