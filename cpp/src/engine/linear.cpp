@@ -80,7 +80,7 @@ class SmallLinear {
   at::Tensor packed_bias_;
 };
 
-const torch::jit::RegisterOperators kRegistered({torch::jit::Operator(
+const torch::jit::RegisterOperators kLinearOperator({torch::jit::Operator(
     "ts_infer::small_linear(...) -> Tensor",
     [](const Node* node) -> torch::jit::Operation { return SmallLinear(node); },
     c10::AliasAnalysisKind::PURE_FUNCTION)});
@@ -94,7 +94,7 @@ Node* only_relu(torch::jit::Value* value) {
   return is_relu ? user : nullptr;
 }
 
-bool pack_node(Node* node) {
+bool pack_linear(Node* node) {
   if (!node->matches("aten::linear(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor")) {
     return false;
   }
@@ -121,7 +121,7 @@ bool pack_node(Node* node) {
 }  // namespace
 
 int pack_small_linears(const std::shared_ptr<torch::jit::Graph>& graph) {
-  return for_each_node(graph->block(), pack_node);
+  return for_each_node(graph->block(), pack_linear);
 }
 
 }  // namespace ts_infer

@@ -167,7 +167,7 @@ class Lstm {
   std::vector<Packed> packed_;  // of each layer's directions
 };
 
-const torch::jit::RegisterOperators kRegistered({torch::jit::Operator(
+const torch::jit::RegisterOperators kLstmOperator({torch::jit::Operator(
     "ts_infer::lstm(...) -> (Tensor, Tensor, Tensor)",
     [](const Node* node) -> torch::jit::Operation { return Lstm(node); },
     c10::AliasAnalysisKind::PURE_FUNCTION)});
@@ -187,7 +187,7 @@ std::optional<std::vector<at::Tensor>> constant_tensors(torch::jit::Value* list)
   return tensors;
 }
 
-bool pack_node(Node* node) {
+bool pack_lstm(Node* node) {
   if (!node->matches("aten::lstm.input(Tensor input, Tensor[] hx, Tensor[] params, bool "
                      "has_biases, int num_layers, float dropout, bool train, bool bidirectional, "
                      "bool batch_first) -> (Tensor, Tensor, Tensor)")) {
@@ -218,7 +218,7 @@ bool pack_node(Node* node) {
 }  // namespace
 
 int pack_lstms(const std::shared_ptr<torch::jit::Graph>& graph) {
-  return for_each_node(graph->block(), pack_node);
+  return for_each_node(graph->block(), pack_lstm);
 }
 
 }  // namespace ts_infer
