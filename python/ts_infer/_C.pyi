@@ -167,10 +167,10 @@ class LoadOptions:
 
     device: str
     executor: str
+    graphs: bool
     name: str
     optimize: bool
     reuse_memory: bool
-    graphs: bool
     warmup: str
     def __init__(self) -> None: ...
     def set_libraries(self, paths: collections.abc.Sequence[bytes]) -> None: ...
