@@ -288,7 +288,8 @@ KNOBS = [
 ]
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name."""
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
@@ -332,7 +333,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "schema": 1,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": 1,
         "clock": options.clock,

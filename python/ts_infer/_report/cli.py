@@ -12,10 +12,10 @@ from ts_infer._errors import Error
 _DESCRIPTION = """\
 Make one page of measurements: it opens offline, in light and dark, on a phone and on a screen.
 
-RUN.json is what `ts_infer bench`, `ts_infer run` or `ts_infer coldstart` wrote with --json; give
-several to compare them. The page has the first calls of each executor, the latencies with their
-percentiles, where the time of a call goes and the time line of the load, each with its numbers
-and with an SVG to download.
+RUN.json is what `ts_infer bench`, `ts_infer run`, `ts_infer coldstart` or
+python/benchmarks/peers.py wrote with --json; give several to compare them. The page has the first
+calls of each executor, the latencies with their percentiles, where the time of a call goes, the
+time line of the load and the ratios to peers, each with its numbers and with an SVG to download.
 
 exit status: 0 written, 2 bad arguments, 4 a document cannot be used, 1 anything else
 """

@@ -1,4 +1,4 @@
-"""The JSON documents of `ts_infer bench`, `run` and `coldstart`, read as runs.
+"""The JSON documents of `ts_infer bench`, `run`, `coldstart` and of peers.py, read as runs.
 
 A run is one model, loaded once in one way, and the calls that were made of it. What a document
 leaves out is None, or empty: documents are additive, so an older one says less.
@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ts_infer._errors import InputError
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 SCHEMA = 1
-COMMANDS = ("bench", "coldstart", "run")
+COMMANDS = ("bench", "coldstart", "peers", "run")
 FIRST_CALLS = 25  # of those that a document has; a cold start is all first calls
 LONGEST_TEXT = 120
 LARGEST = 1e15
@@ -35,7 +35,7 @@ class Source:
 
     Attributes:
         file: The document's file name, without the folder.
-        command: "bench", "coldstart" or "run".
+        command: "bench", "coldstart", "run", or "peers", which python/benchmarks/peers.py is.
         cpu: The processor's name.
         cores: The cores that the process could use, of those of the machine: "2 of 8".
         threads: Intra-op threads.
@@ -111,6 +111,39 @@ class LoadStep:
     note: str = ""
 
 
+class Spread(NamedTuple):
+    """The median and the quartiles of what several rounds measured."""
+
+    median: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Peer:
+    """What python/benchmarks/peers.py knows of a run beside its times; None is not measured.
+
+    Attributes:
+        base: The executor that the ratio is to.
+        ratio: Of a call's time to that of the base in the same round.
+        share_of_peak: Of the floating point operations that the processor can do in that time.
+        max_error: The largest absolute difference of an output from that of the eager module.
+        start_ms: From the start of the process to the first result.
+        added_mib: Memory, from the load to the first result.
+        peak_mib: The most memory that the process had by then.
+        throughput: Calls a second, by the number of callers at once.
+    """
+
+    base: str
+    ratio: Spread | None
+    share_of_peak: float | None
+    max_error: float | None
+    start_ms: float | None
+    added_mib: float | None
+    peak_mib: float | None
+    throughput: Mapping[int, float]
+
+
 @dataclass(frozen=True)
 class Run:
     """One model, loaded once in one way, and the calls that were made of it.
@@ -133,6 +166,7 @@ class Run:
         settled: From which call on: "3", "never"; "" if not measured.
         throughput: Calls a second.
         error: Why it failed; "" if it did not.
+        peer: How it compares with others that ran in turns with it.
         line: Its name among the runs that differ in nothing but the executor.
         panel: What those runs have in common; "" where that is everything.
     """
@@ -153,6 +187,7 @@ class Run:
     settled: str = ""
     throughput: float | None = None
     error: str = ""
+    peer: Peer | None = None
     line: str = ""
     panel: str = ""
 
@@ -166,7 +201,7 @@ def read(paths: Iterable[str]) -> list[Run]:
     """Read documents.
 
     Args:
-        paths: Files that `--json` of the binary wrote.
+        paths: Files that `--json` of the binary, or of peers.py, wrote.
 
     Returns:
         Their runs, in order, named so that no two have the same label.
@@ -216,7 +251,7 @@ class _Fields:
         value = self._value.get(key)
         return None if value is None else _number(f"{self._where}.{key}", value)
 
-    def milliseconds(self, key: str) -> float:
+    def required(self, key: str) -> float:
         value = self.number(key)
         if value is None:
             raise _wrong(f"{self._where}.{key}", "a number", None)
@@ -311,6 +346,12 @@ def _runs(document: _Fields, file: str) -> Iterator[Run]:
         for fields in document.objects("runs"):
             yield _coldstart(fields, _common(document, source, fields))
         return
+    if source.command == "peers":
+        base = document.object("options").text("base")
+        for fields in document.objects("runs"):
+            own = replace(source, threads=str(fields.count("threads") or ""))
+            yield _peer(fields, _common(document, own, fields), base)
+        return
     run = _common(document, source, document)
     yield (
         _bench(document.object("results"), run)
@@ -402,7 +443,7 @@ def _load_step(step: _Fields) -> LoadStep:
         f"{name} {'x'.join(map(str, shape)) if isinstance(shape, list) else shape}"
         for name, shape in sorted(shapes.items())
     ]
-    return LoadStep(step.text("name") or "step", step.milliseconds("ms"), clean(", ".join(texts)))
+    return LoadStep(step.text("name") or "step", step.required("ms"), clean(", ".join(texts)))
 
 
 def _settled(fields: _Fields) -> str:
@@ -431,8 +472,8 @@ def _bench(results: _Fields, run: Run) -> Run:
     )
     if n == 0:
         return replace(run, error="no call was counted")
-    total = results.milliseconds("mean_ms")
-    quantiles = {key: results.milliseconds(f"{key}_ms") for key in ("p50", "p90", "p99", "max")}
+    total = results.required("mean_ms")
+    quantiles = {key: results.required(f"{key}_ms") for key in ("p50", "p90", "p99", "max")}
     parts = {key: results.number(f"{key}_ms") or 0.0 for key in ("h2d", "compute", "d2h")}
     return replace(
         run,
@@ -445,7 +486,7 @@ def _run(document: _Fields, run: Run) -> Run:
     calls = document.objects("calls")
     if not calls:
         return replace(run, error="no call was made")
-    totals = [call.milliseconds("total_ms") for call in calls]
+    totals = [call.required("total_ms") for call in calls]
     mean = sum(totals) / len(totals)
     parts = {
         key: sum(call.number(f"{key}_ms") or 0.0 for call in calls) / len(calls)
@@ -472,7 +513,7 @@ def _coldstart(fields: _Fields, run: Run) -> Run:
     calls = tuple(
         Call(
             number=i + 1,
-            ms=call.milliseconds("ms"),
+            ms=call.required("ms"),
             compiled=call.count("compiled"),
             page_faults=call.count("page_faults"),
             device_allocations=call.count("device_allocations"),
@@ -487,6 +528,29 @@ def _coldstart(fields: _Fields, run: Run) -> Run:
         steady_ms=fields.number("steady_ms") if calls else None,
         settled=_settled(fields) if calls else "",
         error=error if error or calls else "no call was made",
+    )
+
+
+def _peer(fields: _Fields, run: Run, base: str) -> Run:
+    ratio, throughput = fields.object("ratio"), fields.object("throughput")
+    peer = Peer(
+        base=base,
+        ratio=Spread(*(ratio.required(name) for name in Spread._fields))
+        if ratio.has("median")
+        else None,
+        share_of_peak=fields.number("share_of_peak"),
+        max_error=fields.number("max_error"),
+        start_ms=fields.number("start_ms"),
+        added_mib=fields.number("added_mib"),
+        peak_mib=fields.number("peak_mib"),
+        throughput={n: rate for n in (1, 2) if (rate := throughput.number(str(n))) is not None},
+    )
+    return replace(
+        run,
+        first_ms=fields.number("first_ms"),
+        steady_ms=fields.number("steady_ms"),
+        error=fields.text("error"),
+        peer=peer,
     )
 
 

@@ -12,7 +12,7 @@ from ts_infer._report.document import number_text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ts_infer._report.document import Run
+    from ts_infer._report.document import Peer, Run
     from ts_infer._report.plots import Plot
 
 NOTHING = "–"
@@ -27,6 +27,7 @@ body {{ margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 {
 main {{ max-width: 62rem; margin: auto; padding: 1.5rem 1rem 4rem }}
 h1 {{ margin: 0 0 1rem; font-size: 1.75rem; line-height: 1.2 }}
 h2 {{ margin: 3rem 0 .5rem; font-size: 1.25rem; line-height: 1.2 }}
+h3 {{ margin: 2rem 0 .5rem; font-size: 1rem; line-height: 1.2 }}
 p {{ max-width: 46rem; margin: .5rem 0 }}
 dl {{ display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1rem; margin: 0 }}
 dt {{ color: var(--muted) }}
@@ -83,6 +84,14 @@ _LOAD = (
     "Each load from its beginning on, step by step. Warm-up calls are in it when they were made: "
     "what they take here, the first calls do not take later."
 )
+_PEERS = (
+    "Ways to run the same model, a table for each model and number of threads. Their processes "
+    "took turns, a block of calls each. A ratio is the median over the rounds of the ratio in a "
+    "round, below 1 is faster, and half of the rounds were between its quartiles: where these "
+    "include 1, the two are alike. The share is that of the floating point operations that a "
+    "matrix product did in the same time. The error is the largest absolute difference from the "
+    "eager module, so one that is much larger than the others' computes with fewer digits."
+)
 
 
 def page(runs: Sequence[Run]) -> tuple[str, list[Plot]]:
@@ -94,6 +103,8 @@ def page(runs: Sequence[Run]) -> tuple[str, list[Plot]]:
     Returns:
         The HTML text, and the plots that are on it. The same runs give the same text.
     """
+    every, peers = runs, [(run, run.peer) for run in runs if run.peer is not None]
+    runs = [run for run in runs if run.peer is None]
     drawn = {
         plot.name: plot
         for draw in (
@@ -121,9 +132,11 @@ def page(runs: Sequence[Run]) -> tuple[str, list[Plot]]:
         _section("Load", _LOAD, drawn.get("load"), _load_table(runs)),
         _section("Runs compared", _COMPARED, drawn.get("compared"), _compared_table(runs)),
     )
-    names = _distinct(run.model for run in runs)
+    beside, peer_plots = _peers(peers)
+    names = _distinct(run.model for run in every)
     title = f"Latency of {names}"
-    body = "\n".join((_heading(title, runs), *filter(None, sections), _sources(runs)))
+    parts = (_heading(title, every), *filter(None, (*sections, beside)), _sources(every))
+    body = "\n".join(parts)
     text = f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -142,7 +155,7 @@ def page(runs: Sequence[Run]) -> tuple[str, list[Plot]]:
 </body>
 </html>
 """
-    return text, list(drawn.values())
+    return text, [*drawn.values(), *peer_plots]
 
 
 def _distinct(texts: Iterable[str]) -> str:
@@ -335,7 +348,61 @@ def _compared_table(runs: Sequence[Run]) -> str:
                 run.latency.n if run.latency else None,
             ]
         )
-    return _table("One row a run", head, rows)
+    return _table("One row a run", head, rows) if rows else ""
+
+
+def _peers(runs: Sequence[tuple[Run, Peer]]) -> tuple[str, list[Plot]]:
+    """The section of the runs that took turns, and its plots."""
+    groups: dict[str, list[tuple[Run, Peer]]] = {}
+    for run, peer in runs:
+        title = f"{run.model}, threads: {run.source.threads}, {run.source.file}"
+        groups.setdefault(title, []).append((run, peer))
+    texts, drawn = [], []
+    for number, (title, group) in enumerate(groups.items(), start=1):
+        plot = plots.peers(f"peers_{number}", title, group)
+        texts.append(f"<h3>{escape(title)}</h3>")
+        if plot is not None:
+            drawn.append(plot)
+            texts.append(_figure(plot))
+        texts.append(_peers_table(title, group))
+    return _section("Peers", _PEERS, None, "\n".join(texts)), drawn
+
+
+def _peers_table(title: str, group: Sequence[tuple[Run, Peer]]) -> str:
+    head = [
+        "",
+        "a call, ms",
+        f"to {group[0][1].base}",
+        "lower quartile",
+        "upper quartile",
+        "% of peak",
+        "largest error",
+        "load, ms",
+        "first call, ms",
+        "process to first result, ms",
+        "memory added, MiB",
+        "memory at most, MiB",
+        "a second, 1 caller",
+        "a second, 2 callers",
+    ]
+    rows = [
+        [
+            run.executor,
+            run.steady_ms,
+            *(p.ratio or (None, None, None)),
+            None if p.share_of_peak is None else 100 * p.share_of_peak,
+            None if p.max_error is None else f"{p.max_error:.0e}",
+            run.load_ms,
+            run.first_ms,
+            p.start_ms,
+            p.added_mib,
+            p.peak_mib,
+            p.throughput.get(1),
+            p.throughput.get(2),
+        ]
+        for run, p in group
+    ]
+    return _table(title, head, rows)
 
 
 def _sources(runs: Sequence[Run]) -> str:
@@ -343,7 +410,7 @@ def _sources(runs: Sequence[Run]) -> str:
         [
             run.label,
             run.source.file,
-            f"ts_infer {run.source.command}",
+            "peers.py" if run.peer else f"ts_infer {run.source.command}",
             run.model,
             run.device,
             run.source.cpu,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
 
-    from ts_infer._report.document import Run
+    from ts_infer._report.document import Peer, Run
 
 # CSS variables: in light, in dark. The hues are Okabe and Ito's, told apart by the colour-blind.
 PALETTE = {
@@ -329,6 +329,35 @@ def compared(runs: Sequence[Run]) -> Plot | None:
         f"of: {', '.join(label for label, _ in rows)}.",
         draw,
     )
+
+
+def peers(name: str, title: str, group: Sequence[tuple[Run, Peer]]) -> Plot | None:
+    """The ratios of a group that took turns, with their quartiles."""
+    rows = [(run.executor, peer.ratio) for run, peer in group if peer.ratio is not None]
+    if not rows:
+        return None
+    low, high = _range([1.0, *(value for _, ratio in rows for value in ratio)])
+    median, quartiles = _QUANTILES["p50"], "lower to upper quartile"
+
+    def draw(width: int) -> Figure:
+        handles = {
+            "median": Line2D([], [], linestyle="", **_marker(*median)),
+            quartiles: Line2D([], [], color=MUTED, linewidth=3),
+        }
+        labels = [f"{executor}: {number_text(ratio.median)}" for executor, ratio in rows]
+        figure, axes = _rows(width, labels, handles)
+        axes.axvline(1, color=MUTED, linewidth=1)
+        for row, (_, ratio) in enumerate(rows):
+            axes.plot([ratio.low, ratio.high], [row - 0.15] * 2, color=MUTED, linewidth=3)
+            axes.plot(ratio.median, row - 0.15, clip_on=False, **_marker(*median))
+        axes.set_xscale("log")
+        axes.set_xlim(low, high)
+        _log_ticks(axes.xaxis, low, high, most=9 if width == WIDE else 6)
+        axes.set_xlabel(f"time of a call to that of {group[0][1].base} (log scale)")
+        return figure
+
+    executors = ", ".join(executor for executor, _ in rows)
+    return _plot(name, title, f"Medians and quartiles of the ratios of: {executors}.", draw)
 
 
 def load_rest(run: Run) -> float:
