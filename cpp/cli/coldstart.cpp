@@ -100,6 +100,7 @@ std::vector<std::string> child_command(const ColdStartArguments& arguments, cons
                                       std::to_string(arguments.calls)};
   if (common.no_optimize) command.push_back("--no-optimize");
   if (common.no_reuse_memory) command.push_back("--no-reuse-memory");
+  if (common.no_map_weights) command.push_back("--no-map-weights");
   if (common.graphs) command.push_back("--graphs");
   for (const std::string& library : common.libraries) {
     command.insert(command.end(), {"--library", library});

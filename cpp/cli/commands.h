@@ -19,6 +19,7 @@ struct ModelArguments {
   std::string warmup = "fast";
   double warmup_budget_s = 10;
   bool no_reuse_memory = false;
+  bool no_map_weights = false;
   bool graphs = false;
   std::vector<std::string> libraries;
   std::string json;  // "": none, "-": stdout

@@ -14,6 +14,7 @@ LoadOptions load_options(const ModelArguments& arguments) {
   options.warmup = arguments.warmup;
   options.warmup_budget_s = arguments.warmup_budget_s;
   options.reuse_memory = !arguments.no_reuse_memory;
+  options.map_weights = !arguments.no_map_weights;
   options.graphs = arguments.graphs;
   options.libraries = arguments.libraries;
   options.on_log = [](LogLevel level, const std::string& message) {
@@ -45,6 +46,7 @@ Json options_json(const ModelArguments& arguments) {
           {"warmup", arguments.warmup},
           {"warmup_budget_s", arguments.warmup_budget_s},
           {"reuse_memory", !arguments.no_reuse_memory},
+          {"map_weights", !arguments.no_map_weights},
           {"graphs", arguments.graphs},
           {"libraries", arguments.libraries}};
 }

@@ -180,6 +180,8 @@ class CommandLine {
     command.add_flag("--no-optimize", model.no_optimize, "Run the archive as it is");
     command.add_flag("--no-reuse-memory", model.no_reuse_memory,
                      "Let the system map large host buffers anew in each call");
+    command.add_flag("--no-map-weights", model.no_map_weights,
+                     "Copy the weights instead of using them where the file is mapped");
     command.add_flag("--graphs", model.graphs,
                      "On an accelerator, record a call at each size of the warm-up and replay it");
     command

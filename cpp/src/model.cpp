@@ -366,7 +366,8 @@ std::unique_ptr<Model::Impl> Model::Impl::load(const std::shared_ptr<const Archi
             "memory is not reused: the host has a CPU allocator of a higher priority");
       }
     }
-    impl->adopt(load_torchscript(*archive, impl->device, options.executor, options.optimize, info));
+    impl->adopt(load_torchscript(*archive, impl->device, options.executor, options.optimize,
+                                 options.map_weights, info));
     if (impl->stream) impl->stream->stream().synchronize();  // calls may run on others
     on_stream.reset();
     if (info.stateful) {

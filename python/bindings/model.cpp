@@ -151,6 +151,7 @@ void bind_model(py::module_& module) {
       .def_readwrite("warmup_budget_s", &LoadOptions::warmup_budget_s)
       .def_readwrite("warmup_shapes", &LoadOptions::warmup_shapes)
       .def_readwrite("reuse_memory", &LoadOptions::reuse_memory)
+      .def_readwrite("map_weights", &LoadOptions::map_weights)
       .def_readwrite("graphs", &LoadOptions::graphs)
       .def_readwrite("name", &LoadOptions::name)
       .def("set_libraries", &set_libraries, py::arg("paths"))

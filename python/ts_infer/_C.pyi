@@ -168,6 +168,7 @@ class LoadOptions:
     device: str
     executor: str
     graphs: bool
+    map_weights: bool
     name: str
     optimize: bool
     reuse_memory: bool

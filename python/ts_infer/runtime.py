@@ -86,6 +86,7 @@ def load(
     warmup_budget_s: float = 10,
     warmup_shapes: Iterable[Mapping[str, Sequence[int]]] = (),
     reuse_memory: bool = True,
+    map_weights: bool = True,
     graphs: bool = False,
     libraries: Iterable[Path] = (),
     name: str = "",
@@ -116,6 +117,9 @@ def load(
             says what was left out.
         warmup_shapes: Sizes to warm up, `[{"x": [8, 3]}]`. Empty: the archive's own.
         reuse_memory: On the host, keep the large buffers of a call for the next one.
+        map_weights: On the host, use the weights of a file where it is mapped, and copy none.
+            Processes and models share its pages; one that a model writes to becomes its own. While
+            the model lives, do not overwrite or truncate the file in place: replace it by a rename.
         graphs: On an accelerator, record forward at each size of the warm-up and replay the
             recording where a call has just these sizes (CUDA graphs).
         libraries: Shared libraries that register operators and classes of the model's own; loaded
@@ -146,6 +150,7 @@ def load(
         {name: list(shape) for name, shape in shapes.items()} for shapes in warmup_shapes
     ]
     options.reuse_memory = reuse_memory
+    options.map_weights = map_weights
     options.graphs = graphs
     options.name = name
     options.set_on_timing(on_timing)

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "archive/crc32.h"
 #include "archive/zip.h"
 #include "archives.h"
 #include "ts_infer/model.h"
@@ -33,6 +34,19 @@ std::string load_error(const std::string& bytes) {
 TEST(Crc32Test, MatchesTheStandardCheckValue) {
   EXPECT_EQ(crc32("123456789", 9), 0xcbf43926u);
   EXPECT_EQ(crc32("", 0), 0u);
+}
+
+TEST(Crc32Test, MatchesTheDefinitionAtEveryLength) {
+  std::string bytes;
+  std::uint32_t crc = 0xffffffff;  // bit by bit
+  for (int i = 0; i < 400; ++i) {
+    EXPECT_EQ(crc32(bytes.data(), bytes.size()), ~crc) << i;
+    const std::string shifted = "." + bytes;
+    EXPECT_EQ(crc32(shifted.data() + 1, bytes.size()), ~crc) << i << ", not aligned";
+    bytes.push_back(static_cast<char>(i * i + (i >> 3)));
+    crc ^= static_cast<unsigned char>(bytes.back());
+    for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ (crc & 1 ? 0xedb88320u : 0);
+  }
 }
 
 TEST(ArchiveTest, LoadSaysThatThereIsNoFile) {

@@ -62,6 +62,12 @@ struct LoadOptions {
   /// calls take part; other allocations of the process go where they went before.
   bool reuse_memory = true;
 
+  /// On the host, of a file: use the weights where the file is mapped, and copy none. Processes and
+  /// models share the pages of the file; a page that a model writes to becomes its own. While the
+  /// model lives, do not overwrite or truncate the file in place: replace it by a rename. Weights
+  /// that are compressed or not aligned in the file are copied.
+  bool map_weights = true;
+
   /// On an accelerator: record forward at each size of the warm-up, and replay the recording where
   /// a call has just these sizes (CUDA graphs): the host then launches the call as one piece of
   /// work. What cannot be recorded (a model with state, a size that depends on values, inputs other

@@ -1,5 +1,6 @@
 #include "archive/archive.h"
 
+#include <c10/core/alignment.h>
 #include <c10/util/StringUtil.h>
 #include <caffe2/serialize/inline_container.h>
 #include <fcntl.h>
@@ -12,8 +13,10 @@
 #include <chrono>
 #include <cstring>
 #include <filesystem>
+#include <tuple>
 
 #include "archive/code_scan.h"
+#include "archive/crc32.h"
 #include "archive/sha256.h"
 #include "messages.h"
 
@@ -27,19 +30,22 @@ constexpr const char* kManifestMember = "extra/ts_infer/manifest.json";
 
 class MemoryAdapter : public ReadAdapterInterface {
  public:
-  explicit MemoryAdapter(std::string_view bytes) : bytes_(bytes) {}
+  explicit MemoryAdapter(std::string_view bytes, MappedWeights* weights = nullptr)
+      : bytes_(bytes), weights_(weights) {}
 
   size_t size() const override { return bytes_.size(); }
 
   size_t read(uint64_t pos, void* buf, size_t n, const char* /*what*/ = "") const override {
     if (pos >= bytes_.size()) return 0;
     n = std::min<size_t>(n, bytes_.size() - pos);
+    if (weights_ && weights_->holds(buf, pos, n)) return n;
     std::memcpy(buf, bytes_.data() + pos, n);
     return n;
   }
 
  private:
   std::string_view bytes_;
+  MappedWeights* weights_;
 };
 
 bool starts_with(std::string_view text, std::string_view prefix) {
@@ -139,11 +145,13 @@ std::optional<Content> intact_content(std::string_view archive, const ZipMember&
 
 }  // namespace
 
-Archive::Archive(std::string path, std::string_view bytes, bool mapped)
-    : path_(std::move(path)), bytes_(bytes), mapped_(mapped) {}
+Archive::Archive(std::string path, std::string_view bytes, int file)
+    : path_(std::move(path)), bytes_(bytes), file_(file) {}
 
 Archive::~Archive() {
-  if (mapped_) munmap(const_cast<char*>(bytes_.data()), bytes_.size());
+  if (file_ < 0) return;
+  munmap(const_cast<char*>(bytes_.data()), bytes_.size());
+  ::close(file_);
 }
 
 std::shared_ptr<const Archive> Archive::open(const std::string& path) {
@@ -160,20 +168,21 @@ std::shared_ptr<const Archive> Archive::open(const std::string& path) {
   const auto size = static_cast<std::size_t>(status.st_size);
   void* mapped =
       regular && size > 0 ? mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file, 0) : MAP_FAILED;
-  ::close(file);
+  const int mmap_error = errno;
+  if (mapped == MAP_FAILED) ::close(file);
   if (!regular) throw ModelLoadError("[load] " + path + ": expected a file, got something else");
   if (size == 0) no_torchscript(path, describe_non_zip({}));
   if (mapped == MAP_FAILED) {
-    throw ModelLoadError("[load] " + path + ": " + std::strerror(errno));
+    throw ModelLoadError("[load] " + path + ": " + std::strerror(mmap_error));
   }
   std::shared_ptr<Archive> archive(
-      new Archive(path, {static_cast<const char*>(mapped), size}, true));
+      new Archive(path, {static_cast<const char*>(mapped), size}, file));
   archive->read();
   return archive;
 }
 
 std::shared_ptr<const Archive> Archive::over(std::string_view bytes) {
-  std::shared_ptr<Archive> archive(new Archive("", bytes, false));
+  std::shared_ptr<Archive> archive(new Archive("", bytes, -1));
   archive->read();
   return archive;
 }
@@ -182,8 +191,25 @@ std::string Archive::stem() const {
   return path_.empty() ? "model" : std::filesystem::path(path_).stem().string();
 }
 
-std::shared_ptr<ReadAdapterInterface> Archive::reader() const {
-  return std::make_shared<MemoryAdapter>(bytes_);
+std::shared_ptr<ReadAdapterInterface> Archive::reader(MappedWeights* weights) const {
+  return std::make_shared<MemoryAdapter>(bytes_, weights);
+}
+
+std::shared_ptr<MappedWeights> Archive::map_weights() const {
+  if (file_ < 0) return nullptr;
+  // libtorch reads the constants first, and each folder's records by their numbers.
+  std::vector<std::pair<std::tuple<bool, std::size_t, std::string>, const ZipMember*>> found;
+  for (const ZipMember& member : members_) {
+    const std::string name = inner_name(member, root_);
+    if (!is_weight(name) || member.compression != 0 || member.data_offset % c10::gAlignment != 0) {
+      continue;
+    }
+    found.push_back({{starts_with(name, "data/"), name.size(), name}, &member});
+  }
+  std::sort(found.begin(), found.end());
+  std::vector<MappedWeights::Record> records;
+  for (const auto& [order, member] : found) records.push_back({member->data_offset, member->size});
+  return MappedWeights::map(file_, bytes_.size(), records);
 }
 
 void Archive::read() {

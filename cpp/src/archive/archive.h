@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "archive/manifest.h"
+#include "archive/mapped_weights.h"
 #include "archive/zip.h"
 #include "ts_infer/model.h"
 
@@ -49,8 +50,14 @@ class Archive {
   /// Of the whole file, 64 hexadecimal digits.
   std::string sha256() const;
 
-  /// What torch::jit::load reads from; valid as long as this archive.
-  std::shared_ptr<caffe2::serialize::ReadAdapterInterface> reader() const;
+  /// What torch::jit::load reads from; valid as long as this archive, and `weights`, which may be
+  /// nullptr.
+  std::shared_ptr<caffe2::serialize::ReadAdapterInterface> reader(
+      MappedWeights* weights = nullptr) const;
+
+  /// A mapping of the weights that can be used where they are: stored as they are, and aligned as
+  /// torch's allocators align. nullptr: none can, or this is over memory.
+  std::shared_ptr<MappedWeights> map_weights() const;
 
   /// The file's name without folder and suffix, "model" for memory.
   std::string stem() const;
@@ -59,12 +66,12 @@ class Archive {
   std::string subject() const { return path_.empty() ? "<memory>" : path_; }
 
  private:
-  Archive(std::string path, std::string_view bytes, bool mapped);
+  Archive(std::string path, std::string_view bytes, int file);
   void read();
 
   std::string path_;
   std::string_view bytes_;
-  bool mapped_;
+  int file_;          // open, and mapped; -1: over memory
   std::string root_;  // the folder of every member, with its slash
   std::vector<ZipMember> members_;
   ArchiveInfo info_;

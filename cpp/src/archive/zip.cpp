@@ -1,6 +1,5 @@
 #include "archive/zip.h"
 
-#include <array>
 #include <cstring>
 
 #include "ts_infer/error.h"
@@ -74,25 +73,6 @@ void apply_zip64(const Reader& reader, std::uint64_t extra, std::uint64_t extra_
   }
 }
 
-// Slicing-by-8 tables: row k is the CRC of a byte followed by k zero bytes.
-constexpr std::array<std::array<std::uint32_t, 256>, 8> make_crc_tables() {
-  std::array<std::array<std::uint32_t, 256>, 8> tables{};
-  for (std::uint32_t i = 0; i < 256; ++i) {
-    std::uint32_t crc = i;
-    for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ (crc & 1 ? 0xedb88320u : 0);
-    tables[0][i] = crc;
-  }
-  for (std::size_t k = 1; k < 8; ++k) {
-    for (std::size_t i = 0; i < 256; ++i) {
-      const std::uint32_t previous = tables[k - 1][i];
-      tables[k][i] = (previous >> 8) ^ tables[0][previous & 0xff];
-    }
-  }
-  return tables;
-}
-
-constexpr auto kCrcTables = make_crc_tables();
-
 }  // namespace
 
 std::vector<ZipMember> read_zip_directory(std::string_view bytes) {
@@ -136,24 +116,6 @@ std::vector<ZipMember> read_zip_directory(std::string_view bytes) {
     offset += kEntrySize + name_size + extra_size + comment_size;
   }
   return members;
-}
-
-std::uint32_t crc32(const void* data, std::size_t size) {
-  const auto* bytes = static_cast<const unsigned char*>(data);
-  std::uint32_t crc = 0xffffffff;
-  for (; size >= 8; size -= 8, bytes += 8) {
-    std::uint32_t low = 0;
-    std::uint32_t high = 0;
-    std::memcpy(&low, bytes, 4);
-    std::memcpy(&high, bytes + 4, 4);
-    low ^= crc;
-    crc = kCrcTables[7][low & 0xff] ^ kCrcTables[6][(low >> 8) & 0xff] ^
-          kCrcTables[5][(low >> 16) & 0xff] ^ kCrcTables[4][low >> 24] ^
-          kCrcTables[3][high & 0xff] ^ kCrcTables[2][(high >> 8) & 0xff] ^
-          kCrcTables[1][(high >> 16) & 0xff] ^ kCrcTables[0][high >> 24];
-  }
-  for (; size > 0; --size, ++bytes) crc = (crc >> 8) ^ kCrcTables[0][(crc ^ *bytes) & 0xff];
-  return ~crc;
 }
 
 }  // namespace ts_infer

@@ -22,7 +22,4 @@ struct ZipMember {
 /// the message is a clause such as "its end is missing".
 std::vector<ZipMember> read_zip_directory(std::string_view bytes);
 
-/// CRC-32 as zip uses it (ISO 3309, reflected polynomial 0xEDB88320).
-std::uint32_t crc32(const void* data, std::size_t size);
-
 }  // namespace ts_infer

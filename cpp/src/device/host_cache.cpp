@@ -1,23 +1,25 @@
 #include "device/host_cache.h"
 
-#include <c10/core/Allocator.h>
-#include <c10/core/CPUAllocator.h>
-
 #include <algorithm>
 #include <map>
 #include <mutex>
-#include <unordered_map>
 #include <vector>
 
 namespace ts_infer {
+namespace {
+
+constexpr std::size_t kLarge = 64 * 1024;
+constexpr std::size_t kMostWaste = 4;
+
+}  // namespace
 
 /// The buffers of one cache. Lives until the cache and all of its buffers are gone.
-class HostCache::Pool {
+class HostCache::Pool : public BufferSource {
  public:
-  explicit Pool(c10::Allocator& base) : base_(base) {}
+  explicit Pool(c10::Allocator& base) : BufferSource(kLarge), base_(base) {}
 
-  /// A kept buffer of `size` bytes or more, else a new one; its true size comes back too.
-  std::pair<void*, std::size_t> take(std::size_t size) {
+  /// A kept buffer, else a new one.
+  std::pair<void*, std::size_t> take(std::size_t size) override {
     std::vector<void*> evicted;
     std::unique_lock<std::mutex> lock(mutex_);
     const auto kept = kept_.lower_bound(size);
@@ -46,7 +48,7 @@ class HostCache::Pool {
     }
   }
 
-  void give_back(void* buffer, std::size_t size) {
+  void give_back(void* buffer, std::size_t size) override {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       used_bytes_ -= size;
@@ -110,92 +112,6 @@ class HostCache::Pool {
   bool closed_ = false;
 };
 
-namespace {
-
-constexpr std::size_t kLarge = 64 * 1024;
-constexpr std::size_t kMostWaste = 4;
-
-thread_local const std::shared_ptr<HostCache::Pool>* current = nullptr;
-
-/// In front of the allocator that was there before. oneDNN's tensors call raw_allocate, which has
-/// torch's `data == context`; so what a buffer belongs to is looked up by its address.
-class FrontAllocator final : public c10::Allocator {
- public:
-  explicit FrontAllocator(c10::Allocator& base) : base_(base) {}
-
-  c10::DataPtr allocate(std::size_t size) override {
-    if (!current || size < kLarge) return base_.allocate(size);
-    const std::shared_ptr<HostCache::Pool> pool = *current;
-    const auto [buffer, true_size] = pool->take(size);
-    try {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      owners_.emplace(buffer, Owner{pool, true_size});
-    } catch (...) {
-      pool->give_back(buffer, true_size);
-      throw;
-    }
-    return {buffer, buffer, &FrontAllocator::free, c10::Device(c10::kCPU)};
-  }
-
-  c10::DeleterFnPtr raw_deleter() const override { return &FrontAllocator::free; }
-
-  void copy_data(void* to, const void* from, std::size_t count) const override {
-    base_.copy_data(to, from, count);
-  }
-
-  /// nullptr where a host's allocator with a higher priority stays in front.
-  static FrontAllocator* instance() {
-    static FrontAllocator* const installed = [] {
-      c10::Allocator* const base = c10::GetCPUAllocator();
-      // raw_allocate() needs what every torch CPU allocator has.
-      if (!base || !base->raw_deleter()) return static_cast<FrontAllocator*>(nullptr);
-      front = new FrontAllocator(*base);  // never destroyed: buffers may outlive everything
-      c10::SetCPUAllocator(front);
-      return c10::GetCPUAllocator() == front ? front : nullptr;
-    }();
-    return installed;
-  }
-
-  c10::Allocator& base() { return base_; }
-
-  /// The true size of a buffer of a cache; 0 for any other.
-  std::size_t true_size(const void* buffer) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    const auto found = owners_.find(const_cast<void*>(buffer));
-    return found == owners_.end() ? 0 : found->second.size;
-  }
-
- private:
-  struct Owner {
-    std::shared_ptr<HostCache::Pool> pool;
-    std::size_t size;
-  };
-
-  static void free(void* buffer) {
-    Owner owner{nullptr, 0};
-    {
-      const std::lock_guard<std::mutex> lock(front->mutex_);
-      if (const auto found = front->owners_.find(buffer); found != front->owners_.end()) {
-        owner = std::move(found->second);
-        front->owners_.erase(found);
-      }
-    }
-    if (owner.pool) {
-      owner.pool->give_back(buffer, owner.size);
-    } else {
-      front->base_.raw_deallocate(buffer);  // of raw_allocate(), passed on
-    }
-  }
-
-  static inline FrontAllocator* front = nullptr;
-
-  c10::Allocator& base_;
-  std::mutex mutex_;
-  std::unordered_map<void*, Owner> owners_;
-};
-
-}  // namespace
-
 HostCache::HostCache() {
   if (FrontAllocator* const front = FrontAllocator::instance()) {
     pool_ = std::make_shared<Pool>(front->base());
@@ -215,12 +131,6 @@ bool HostCache::wastes(const void* buffer, std::size_t size) const {
          FrontAllocator::instance()->true_size(buffer) > kMostWaste * size;
 }
 
-HostCache::Use::Use(const HostCache* cache) : previous_(current) {
-  current = cache && cache->pool_ ? &cache->pool_ : nullptr;
-}
-
-HostCache::Use::~Use() {
-  current = static_cast<const std::shared_ptr<HostCache::Pool>*>(previous_);
-}
+HostCache::Use::Use(const HostCache* cache) : use_(cache ? cache->pool_.get() : nullptr) {}
 
 }  // namespace ts_infer

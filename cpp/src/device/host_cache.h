@@ -3,16 +3,17 @@
 #include <cstddef>
 #include <memory>
 
+#include "device/front_allocator.h"
+
 namespace ts_infer {
 
 /// Large host buffers of a model's calls, kept from one call to the next. A large buffer that goes
 /// back to the system is unmapped, and the next one is mapped and cleared again page by page at its
 /// first touch: thousands of page faults a call.
 ///
-/// The first one installs an allocator in front of torch's CPU allocator, for good, which passes
-/// everything on to that one but large buffers on threads where a Use is alive. A buffer may be
-/// freed on any thread, and after the cache. What is used and kept together is never more than has
-/// been used at once.
+/// Serves large buffers on threads where a Use is alive, through the FrontAllocator. A buffer may
+/// be freed on any thread, and after the cache. What is used and kept together is never more than
+/// has been used at once.
 class HostCache {
  public:
   HostCache();
@@ -36,12 +37,9 @@ class HostCache {
   class Use {
    public:
     explicit Use(const HostCache* cache);
-    ~Use();
-    Use(const Use&) = delete;
-    Use& operator=(const Use&) = delete;
 
    private:
-    const void* previous_;
+    FrontAllocator::Use use_;
   };
 
   class Pool;

@@ -1,5 +1,6 @@
 #include "engine/torchscript_engine.h"
 
+#include <c10/util/StringUtil.h>
 #include <torch/csrc/jit/api/function_impl.h>
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/ir/ir.h>
@@ -12,6 +13,7 @@
 #include <functional>
 #include <unordered_set>
 
+#include "device/front_allocator.h"
 #include "engine/executor_policy.h"
 #include "engine/prepared.h"
 #include "engine/state_analysis.h"
@@ -215,6 +217,20 @@ bool calls_convolution(const Block* block) {
   return false;
 }
 
+Module read_module(const Archive& archive, c10::Device device, bool map_weights,
+                   std::vector<std::string>& decisions) {
+  const auto weights = map_weights && device.is_cpu() && FrontAllocator::instance()
+                           ? archive.map_weights()
+                           : nullptr;
+  const FrontAllocator::Use use(weights.get());
+  Module module = torch::jit::load(archive.reader(weights.get()), device);
+  if (weights && weights->mapped_bytes() > 0) {
+    decisions.push_back(c10::str("weights mapped from the file: ", weights->mapped_bytes(), " of ",
+                                 archive.info().weight_bytes, " bytes"));
+  }
+  return module;
+}
+
 void put_in_eval_mode(Module& module, std::vector<std::string>& decisions) {
   bool training = false;
   for (const Module& inner : module.modules()) {
@@ -257,7 +273,7 @@ Module optimized(Module module, ModelInfo& info) {
 
 std::unique_ptr<Engine> load_torchscript(const Archive& archive, c10::Device device,
                                          const std::string& executor, bool optimize,
-                                         ModelInfo& info) {
+                                         bool map_weights, ModelInfo& info) {
   ExecutorChoice choice = choose_executor(executor, device);  // first: it refuses unknown names
   auto start = std::chrono::steady_clock::now();
   const auto step_done = [&](const char* name) {
@@ -266,7 +282,7 @@ std::unique_ptr<Engine> load_torchscript(const Archive& archive, c10::Device dev
     info.load_steps.push_back({name, ms, {}, {}});
     start = now;
   };
-  Module module = torch::jit::load(archive.reader(), device);
+  Module module = read_module(archive, device, map_weights, info.decisions);
   put_in_eval_mode(module, info.decisions);
   step_done("deserialise");
   if (optimize) {
