@@ -24,7 +24,7 @@ constexpr std::int64_t kRows = 1 << 12;  // of 16 KiB each weight
 
 constexpr const char* kForward = R"(
 def forward(self, x):
-    return x + self.a.sum() + 10 * self.b.sum()
+    return (x + self.a).sum() + 10 * (x + self.b).sum()
 )";
 
 constexpr const char* kCounter = R"(

@@ -1,7 +1,5 @@
 """Weights are used where the file is mapped: what that saves, and that nothing else changes."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import subprocess
@@ -190,9 +188,11 @@ def test_what_a_model_writes_is_its_own(save_model: SaveModel) -> None:
     assert sha256(path) == before
 
 
-def test_code_that_runs_while_the_model_is_read(save_model: SaveModel) -> None:
+@pytest.mark.parametrize("optimize", [False, True])
+def test_code_that_runs_while_the_model_is_read(save_model: SaveModel, optimize: bool) -> None:
     path = save_model(Restored())
-    model = runtime.load(path, device="cpu")
+    model = runtime.load(path, device="cpu", optimize=optimize)
+    assert is_mapped(model)
     x = torch.ones(4096)
     assert torch.equal(model(x), jit_load(str(path))(x))
     assert torch.equal(model(x), 1 + 3 * torch.arange(4096))

@@ -74,6 +74,7 @@ void create_executors(const std::vector<torch::jit::Function*>& functions,
       requested == "prepared" ? choose_executor("legacy", device).executor : requested;
   const ExecutorWindow window(executor);
   for (torch::jit::Function* function : functions) {
+    if (!function) continue;  // a method that freezing has removed
     GraphFunction* graph_function = torch::jit::tryToGraphFunction(*function);
     if (!graph_function) continue;
     if (executor != "legacy") {

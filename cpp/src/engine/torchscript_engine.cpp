@@ -175,6 +175,7 @@ class TorchScriptEngine : public Engine {
   Module with_own_constants(const Module& module) const {
     Module copy = module.clone(/*inplace=*/true);
     for (torch::jit::Function* function : copy._ivalue()->compilation_unit()->get_functions()) {
+      if (!function) continue;  // a method that freezing has removed
       replace_constants(torch::jit::toGraphFunction(*function).graph()->block());
     }
     return copy;
