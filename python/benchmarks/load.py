@@ -110,7 +110,8 @@ def _report(rounds: dict[str, list[dict[str, float]]], weights: int) -> dict[str
 
     figures: dict[str, dict[str, float]] = {}
     width = max(map(len, rounds))
-    print(f"{'':{width}}  load ms  ratio  but integrity  MiB   ratio  call  second  first ms  call ms")
+    header = "load ms  ratio  but integrity    MiB  ratio   call  second  first ms  call ms"
+    print(f"{'':{width}}  {header}")
     for name, measured in rounds.items():
         figures[name] = median = {
             key: statistics.median(one[key] for one in measured) for key in measured[0]
@@ -124,8 +125,8 @@ def _report(rounds: dict[str, list[dict[str, float]]], weights: int) -> dict[str
         print(
             f"{name:{width}}  {median['load_ms']:7.1f}  {median['load_ratio']:5.2f}"
             f"  {median['load_ratio_without_integrity']:13.2f}"
-            f"  {median['load_bytes'] / MIB:5.1f} {median['memory_ratio']:5.3f}"
-            f"  {median['call_bytes'] / MIB:5.1f}  {median['second_bytes'] / MIB:5.1f}"
+            f"  {median['load_bytes'] / MIB:5.1f}  {median['memory_ratio']:5.3f}"
+            f"  {median['call_bytes'] / MIB:5.1f}  {median['second_bytes'] / MIB:6.1f}"
             f"  {median['first_ms']:8.1f}  {median['call_ms']:7.2f}"
         )
     return figures
@@ -144,14 +145,15 @@ def main() -> None:
         print(json.dumps(measure(*arguments.measure)))
         return
 
+    import benchmark_models  # type: ignore[import-not-found]  # it lies beside this file
     import torch
-    from benchmark_models import make_encoder, make_resnet50
 
     import ts_infer
     from ts_infer import runtime
 
     results: dict[str, Any] = {"rounds": arguments.rounds}
-    for title, benchmark in (("encoder", make_encoder()), ("resnet50", make_resnet50())):
+    for title in ("encoder", "resnet50"):
+        benchmark = benchmark_models.MODELS[title]()
         with tempfile.TemporaryDirectory() as folder:
             path, inputs = f"{folder}/model.pt", f"{folder}/inputs.pt"
             ts_infer.export(**benchmark.spec, path=path, audit="off")

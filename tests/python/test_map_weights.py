@@ -45,7 +45,8 @@ class Layers(nn.Module):
         self.layers = nn.Sequential(*(nn.Linear(1024, 1024) for _ in range(8)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
+        result: Tensor = self.layers(x)
+        return result
 
 
 class History(nn.Module):
