@@ -9,10 +9,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
 #include <filesystem>
+#include <functional>
+#include <system_error>
+#include <thread>
 #include <tuple>
 
 #include "archive/code_scan.h"
@@ -102,7 +106,8 @@ std::string inner_name(const ZipMember& member, const std::string& root) {
   return starts_with(member.name, root) ? member.name.substr(root.size()) : member.name;
 }
 
-bool is_weight(const std::string& name) {
+bool is_weight(const ZipMember& member, const std::string& root) {
+  const std::string name = inner_name(member, root);
   return starts_with(name, "data/") || starts_with(name, "constants/");
 }
 
@@ -137,6 +142,41 @@ std::optional<Content> intact_content(std::string_view archive, const ZipMember&
     // It does not even unpack.
   }
   return std::nullopt;
+}
+
+/// Calls work(0) to work(count - 1) on up to `threads` threads, this one too. They must not throw.
+void for_each_of(std::size_t count, std::size_t threads,
+                 const std::function<void(std::size_t)>& work) {
+  std::atomic<std::size_t> next{0};
+  const auto take_turns = [&] {
+    for (std::size_t i = next++; i < count; i = next++) work(i);
+  };
+  std::vector<std::thread> helpers;
+  try {
+    while (helpers.size() + 1 < threads) helpers.emplace_back(take_turns);
+  } catch (const std::system_error&) {
+    // The process may have no more threads: this one does the rest.
+  }
+  take_turns();
+  for (std::thread& helper : helpers) helper.join();
+}
+
+/// Whether the CRC-32 of each weight that is stored as it is matches; true for any other member.
+/// Large files are checked on a few threads: mapping their pages takes as long as the arithmetic.
+std::vector<char> intact_weights(std::string_view archive, const std::vector<ZipMember>& members,
+                                 const std::string& root) {
+  constexpr std::size_t kBytesPerThread = 8 << 20;
+  constexpr std::size_t kMostThreads = 4;
+  const std::size_t cores = std::max(1u, std::thread::hardware_concurrency());
+  const std::size_t threads = std::min({archive.size() / kBytesPerThread + 1, cores, kMostThreads});
+  std::vector<char> intact(members.size(), 1);
+  for_each_of(members.size(), threads, [&](std::size_t i) {
+    const ZipMember& member = members[i];
+    if (member.compression != 0 || !is_weight(member, root)) return;
+    intact[i] = member.size == member.compressed_size &&
+                crc32(archive.data() + member.data_offset, member.size) == member.crc32;
+  });
+  return intact;
 }
 
 [[noreturn]] void no_torchscript(const std::string& subject, const std::string& what) {
@@ -201,7 +241,8 @@ std::shared_ptr<MappedWeights> Archive::map_weights() const {
   std::vector<std::pair<std::tuple<bool, std::size_t, std::string>, const ZipMember*>> found;
   for (const ZipMember& member : members_) {
     const std::string name = inner_name(member, root_);
-    if (!is_weight(name) || member.compression != 0 || member.data_offset % c10::gAlignment != 0) {
+    if (!is_weight(member, root_) || member.compression != 0 ||
+        member.data_offset % c10::gAlignment != 0) {
       continue;
     }
     found.push_back({{starts_with(name, "data/"), name.size(), name}, &member});
@@ -234,10 +275,15 @@ void Archive::read() {
     info_.members = members_.size();
     steps_.push_back({"read", ms(), {}, {}});
     PyTorchStreamReader unpacker(reader());
-    for (const ZipMember& member : members_) {
+    const std::vector<char> intact = intact_weights(bytes_, members_, root_);
+    for (std::size_t i = 0; i < members_.size(); ++i) {
+      const ZipMember& member = members_[i];
       const std::string name = inner_name(member, root_);
-      if (is_weight(name)) info_.weight_bytes += member.size;
-      if (const auto content = intact_content(bytes_, member, unpacker, name)) {
+      const bool weight = is_weight(member, root_);
+      if (weight) info_.weight_bytes += member.size;
+      if (weight && member.compression == 0) {
+        if (!intact[i]) info_.damaged.push_back(name);
+      } else if (const auto content = intact_content(bytes_, member, unpacker, name)) {
         if (name == kManifestMember) info_.manifest_json = std::string_view(*content);
       } else {
         info_.damaged.push_back(name);
@@ -272,7 +318,7 @@ ArchiveInfo Archive::scan() const {
   PyTorchStreamReader unpacker(reader());
   for (const ZipMember& member : members_) {
     const std::string name = inner_name(member, root_);
-    if (is_weight(name)) continue;
+    if (is_weight(member, root_)) continue;
     if (const auto content = intact_content(bytes_, member, unpacker, name)) {
       scan.add(name, std::string(std::string_view(*content)));
     }
