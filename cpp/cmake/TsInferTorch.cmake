@@ -37,6 +37,16 @@ target_link_libraries(
                            ${TS_INFER_TORCH_LIB}/libc10.so
 )
 
+# Work is shared with torch's own threads, which are of the OpenMP library that torch comes with: a
+# second one in the process would have threads of its own. Without it our kernels run on one thread.
+file(GLOB TS_INFER_OPENMP ${TS_INFER_TORCH_LIB}/libgomp*.so*)
+if(TS_INFER_OPENMP AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  target_compile_options(ts_infer_torch INTERFACE -fopenmp)
+  target_link_libraries(ts_infer_torch INTERFACE ${TS_INFER_OPENMP})
+else()
+  set(TS_INFER_OPENMP "none")
+endif()
+
 add_library(ts_infer_torch_python INTERFACE)
 add_library(ts_infer::torch_python ALIAS ts_infer_torch_python)
 target_link_libraries(

@@ -19,7 +19,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr std::size_t kMostCalls = 10;  // at one size
-constexpr double kSettled = 1.25;       // a call this near to the fastest is as fast
+constexpr double kSettledRatio = 1.25;  // a call this near to the fastest is as fast
 
 std::int64_t elements(const InputShapes& shapes) {
   std::int64_t sum = 0;
@@ -150,7 +150,7 @@ bool WarmUp::is_settled(std::size_t size, const std::vector<double>& calls_ms) c
     return calls_ms.size() >= (size == 0 ? 2 : 1);
   }
   if (calls_ms.size() < 3 || calls_ms.size() >= kMostCalls) return calls_ms.size() >= kMostCalls;
-  const double limit = kSettled * *std::min_element(calls_ms.begin(), calls_ms.end());
+  const double limit = kSettledRatio * *std::min_element(calls_ms.begin(), calls_ms.end());
   return std::all_of(calls_ms.end() - 2, calls_ms.end(), [&](double ms) { return ms <= limit; });
 }
 

@@ -1,4 +1,4 @@
-"""LSTMs and small linears run from packed weights, and give what eager gives."""
+"""LSTMs, linears and attention run by own kernels, and give what eager gives."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from archives import quiet_torch_jit, script
 from torch import Tensor, nn
 from torch.export import Dim
+from torch.nn import functional
 
 import ts_infer
 from ts_infer import runtime
@@ -57,8 +58,8 @@ def load(module: Recurrent, folder: Path) -> runtime.Model:
     return runtime.load(folder / "lstm.pt")
 
 
-def packed(model: runtime.Model, what: str = "1 LSTMs") -> bool:
-    return any("weights packed of" in text and what in text for text in model.info().decisions)
+def packed(model: runtime.Model, what: str = "1 LSTM") -> bool:
+    return any("own kernels" in text and what in text for text in model.info().decisions)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,7 @@ def test_saturates_and_propagates_as_eager_does(tmp_path: Path) -> None:
     for scale in (1e-6, 1e3, 1e30):
         with torch.inference_mode():
             for ours, eager in zip(model(scale * x, h, c), module(scale * x, h, c), strict=True):
-                torch.testing.assert_close(ours, eager, rtol=1e-5, atol=2e-6)
+                torch.testing.assert_close(ours, eager, rtol=1e-5, atol=1e-5)
     for value in (float("nan"), float("inf"), -float("inf")):
         x[3, 0, 0] = value
         with torch.inference_mode():
@@ -140,24 +141,42 @@ def load_plain(module: nn.Module, folder: Path) -> runtime.Model:
     return runtime.load(file)
 
 
-@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("activation", [None, nn.ReLU(), nn.GELU(), nn.GELU("tanh")], ids=str)
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize(("inputs", "outputs"), [(1, 1), (4, 64), (64, 4), (37, 83), (256, 256)])
+@pytest.mark.parametrize(
+    ("inputs", "outputs"), [(1, 1), (4, 64), (64, 4), (37, 83), (256, 256), (384, 200)]
+)
 def test_a_linear_equals_eager_at_every_number_of_rows(
-    inputs: int, outputs: int, bias: bool, relu: bool, tmp_path: Path
+    inputs: int, outputs: int, bias: bool, activation: nn.Module | None, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
     linear = nn.Linear(inputs, outputs, bias=bias)
-    module = nn.Sequential(linear, nn.ReLU()) if relu else nn.Sequential(linear)
+    module = nn.Sequential(linear) if activation is None else nn.Sequential(linear, activation)
     model = load_plain(module, tmp_path)
-    assert packed(model, "1 small linears")
-    for shape in ((), (1,), (2,), (3,), (4,), (2, 2), (5,), (2, 3), (1, 1, 1), (0,)):
+    assert packed(model, "1 linear")
+    for shape in ((), (1,), (2,), (3,), (4,), (2, 2), (5,), (2, 3), (7, 31), (1, 1, 1), (0,)):
         x = torch.randn(*shape, inputs)
         with torch.inference_mode():
             torch.testing.assert_close(model(x), module(x))
     x = torch.randn(inputs, 3).t()
     with torch.inference_mode():
         torch.testing.assert_close(model(x), module(x))
+
+
+@pytest.mark.parametrize(("rows", "outputs"), [(600, 300), (4000, 20), (1001, 64), (300, 129)])
+def test_a_linear_is_shared_by_the_threads(rows: int, outputs: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(500, outputs), nn.GELU())
+    model = load_plain(module, tmp_path)
+    x = torch.randn(rows, 500)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            with torch.inference_mode():
+                torch.testing.assert_close(model(x), module(x), rtol=1e-5, atol=1e-5)
+    finally:
+        torch.set_num_threads(before)
 
 
 class UsedTwice(nn.Module):
@@ -183,13 +202,19 @@ def test_a_relu_is_not_fused_where_the_linears_output_is_used_too(tmp_path: Path
             torch.testing.assert_close(ours, eager)
 
 
-def test_a_linear_propagates_nan_and_infinity(tmp_path: Path) -> None:
-    module = nn.Sequential(nn.Linear(4, 6), nn.ReLU())
+@pytest.mark.parametrize(
+    ("activation", "value"),
+    [(nn.ReLU(), float("nan")), (nn.ReLU(), float("inf")), (nn.GELU(), float("nan"))],
+    ids=str,
+)
+def test_a_linear_propagates_nan_and_infinity(
+    activation: nn.Module, value: float, tmp_path: Path
+) -> None:
+    module = nn.Sequential(nn.Linear(4, 6), activation)
     model = load_plain(module, tmp_path)
-    for value in (float("nan"), float("inf")):
-        x = torch.tensor([[1.0, value, 2.0, 3.0], [1.0, 2.0, 3.0, 4.0]])
-        with torch.inference_mode():
-            torch.testing.assert_close(model(x), module(x), equal_nan=True)
+    x = torch.tensor([[1.0, value, 2.0, 3.0], [1.0, 2.0, 3.0, 4.0]])
+    with torch.inference_mode():
+        torch.testing.assert_close(model(x), module(x), equal_nan=True)
 
 
 def test_other_dtypes_and_sizes_are_torchs_to_take_or_refuse(tmp_path: Path) -> None:
@@ -221,3 +246,122 @@ def test_clones_and_threads_share_packed_weights(tmp_path: Path) -> None:
         for which in models:
             for ours, eager in zip(pool.map(which, inputs), expected, strict=True):
                 torch.testing.assert_close(ours, eager)
+
+
+class Attention(nn.Module):
+    """Scaled dot product attention, of a form that a test chooses."""
+
+    def __init__(self, causal: bool = False, scale: float | None = None) -> None:
+        super().__init__()
+        self.causal = causal
+        self.scale = scale
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        return functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=self.causal, scale=self.scale
+        )
+
+
+def attend(model: runtime.Model, module: nn.Module, *inputs: Tensor) -> None:
+    with torch.inference_mode():
+        torch.testing.assert_close(model(*inputs), module(*inputs), equal_nan=True)
+
+
+@pytest.mark.parametrize("batch", [(1,), (3,), (2, 3), (2, 1, 2)])
+@pytest.mark.parametrize(
+    ("queries", "keys", "width", "value_width"),
+    [(1, 1, 1, 1), (5, 7, 8, 8), (40, 33, 16, 24), (33, 100, 20, 20), (64, 64, 64, 64)],
+)
+def test_attention_equals_eager(
+    batch: tuple[int, ...],
+    queries: int,
+    keys: int,
+    width: int,
+    value_width: int,
+    tmp_path: Path,
+) -> None:
+    torch.manual_seed(0)
+    for causal, scale in ((False, None), (True, None), (False, 0.7), (False, -0.7)):
+        module = Attention(causal, scale)
+        model = load_plain(module, tmp_path)
+        assert packed(model, "1 attention")
+        q = torch.randn(*batch, queries, width)
+        k = torch.randn(*batch, keys, width)
+        v = torch.randn(*batch, keys, value_width)
+        attend(model, module, q, k, v)
+        attend(model, module, q.mT.contiguous().mT, k.mT.contiguous().mT, v.mT.contiguous().mT)
+
+
+def test_attention_takes_every_mask(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = Attention()
+    model = load_plain(module, tmp_path)
+    q, k, v = torch.randn(2, 3, 20, 16), torch.randn(2, 3, 37, 16), torch.randn(2, 3, 37, 16)
+    for shape in ((20, 37), (1, 37), (20, 1), (2, 1, 1, 37), (2, 3, 20, 37), (1, 3, 20, 37)):
+        mask = torch.randn(shape)
+        attend(model, module, q, k, v, mask)
+        attend(model, module, q, k, v, mask > 0)
+        attend(model, module, q, k, v, mask.masked_fill(mask > 1, float("-inf")))
+    mask = torch.randn(37, 20).mT
+    attend(model, module, q, k, v, mask)
+
+
+def test_a_query_that_sees_nothing_gets_what_eager_gives(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = Attention()
+    model = load_plain(module, tmp_path)
+    q, k, v = torch.randn(3, 2, 4), torch.randn(3, 5, 4), torch.randn(3, 5, 4)
+    seen = torch.tensor([[True] * 5, [False] * 5])
+    attend(model, module, q, k, v, seen)
+    q[0, 0, 0] = float("nan")
+    k[1, 2, 1] = float("inf")
+    attend(model, module, q, k, v)
+
+
+def test_attention_takes_heads_that_lie_interleaved(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = Attention()
+    model = load_plain(module, tmp_path)
+    q, k, v = torch.randn(2, 9, 3, 4, 8).permute(2, 0, 3, 1, 4).unbind()
+    attend(model, module, q, k, v)
+    assert model(q, k, v).stride() == module(q, k, v).stride()
+
+
+def test_attention_refuses_as_torch_does(tmp_path: Path) -> None:
+    module = Attention()
+    model = load_plain(module, tmp_path)
+    q, k = torch.randn(2, 5, 8), torch.randn(2, 6, 8)
+    with pytest.raises(ts_infer.ExecutionError):
+        model(q, k[..., :4], k)
+    with pytest.raises(ts_infer.ExecutionError):
+        model(q, k, k[:, :3])
+    attend(model, module, q.double(), k.double(), k.double())
+    attend(model, module, q, k[:, :0], k[:, :0])
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_an_encoders_layer_equals_eager(activation: str, norm_first: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        *(
+            nn.TransformerEncoderLayer(
+                48, 4, 96, activation=activation, norm_first=norm_first, batch_first=True
+            )
+            for _ in range(2)
+        )
+    ).eval()
+    length = Dim("length", min=1, max=70)
+    ts_infer.export(
+        module,
+        example_inputs=(torch.randn(2, 9, 48),),
+        dynamic_shapes={"input": {1: length}},
+        path=tmp_path / "encoder.pt",
+        audit="fast",
+    )
+    model = runtime.load(tmp_path / "encoder.pt")
+    assert packed(model, "8 linears, 2 attentions")
+    for steps in (1, 2, 9, 37, 70):
+        x = torch.randn(2, steps, 48)
+        with torch.inference_mode():
+            torch.testing.assert_close(model(x), module(x), rtol=1e-5, atol=1e-5)

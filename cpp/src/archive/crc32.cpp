@@ -52,7 +52,7 @@ std::uint32_t update_by_table(std::uint32_t crc, const unsigned char* bytes, std
 
 #if defined(__x86_64__)
 
-constexpr std::size_t kBlock = 64;
+constexpr std::size_t kFoldBytes = 64;
 
 // x^n as a factor of a carry-less product, which comes out one bit short of being reflected.
 constexpr long long power_of_x(int n) {
@@ -83,9 +83,10 @@ __attribute__((target("pclmul"))) std::uint32_t update_by_products(std::uint32_t
   __m128i lanes[4];
   for (int i = 0; i < 4; ++i) lanes[i] = load_16(bytes + 16 * i);
   lanes[0] = _mm_xor_si128(lanes[0], _mm_cvtsi32_si128(static_cast<int>(crc)));
-  for (bytes += kBlock, size -= kBlock; size >= kBlock; bytes += kBlock, size -= kBlock) {
+  for (bytes += kFoldBytes, size -= kFoldBytes; size >= kFoldBytes;
+       bytes += kFoldBytes, size -= kFoldBytes) {
     for (int i = 0; i < 4; ++i) {
-      lanes[i] = _mm_xor_si128(moved<8 * kBlock>(lanes[i]), load_16(bytes + 16 * i));
+      lanes[i] = _mm_xor_si128(moved<8 * kFoldBytes>(lanes[i]), load_16(bytes + 16 * i));
     }
   }
   __m128i folded = lanes[0];
@@ -103,7 +104,7 @@ std::uint32_t crc32(const void* data, std::size_t size) {
   const auto* bytes = static_cast<const unsigned char*>(data);
 #if defined(__x86_64__)
   static const bool has_products = __builtin_cpu_supports("pclmul");
-  if (has_products && size >= kBlock) return ~update_by_products(0xffffffff, bytes, size);
+  if (has_products && size >= kFoldBytes) return ~update_by_products(0xffffffff, bytes, size);
 #endif
   return ~update_by_table(0xffffffff, bytes, size);
 }

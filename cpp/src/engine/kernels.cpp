@@ -2,168 +2,390 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 // The loops below are compiled for each of these, and the processor at hand chooses once.
 #if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__)
-#define TS_INFER_EACH_PROCESSOR \
-  __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#define TS_INFER_PROCESSORS 1
+#define TS_INFER_AVX512 __attribute__((target("arch=x86-64-v4")))
+#define TS_INFER_AVX2 __attribute__((target("arch=x86-64-v3")))
 #else
-#define TS_INFER_EACH_PROCESSOR
+#define TS_INFER_PROCESSORS 0
+#define TS_INFER_AVX512
+#define TS_INFER_AVX2
 #endif
 #define TS_INFER_INLINE inline __attribute__((always_inline))
 
 namespace ts_infer {
 namespace {
 
-using Floats = float __attribute__((vector_size(kBlock * sizeof(float))));
-using Integers = std::int32_t __attribute__((vector_size(kBlock * sizeof(float))));
+/// What one register of a processor holds.
+template <int Lanes>
+struct Vector {
+  using Floats __attribute__((vector_size(Lanes * sizeof(float)))) = float;
+  using Integers __attribute__((vector_size(Lanes * sizeof(float)))) = std::int32_t;
+};
+
+template <int Lanes>
+using Floats = typename Vector<Lanes>::Floats;
 
 constexpr std::int64_t kGates = 4;
 
-TS_INFER_INLINE void load(const float* from, Floats& to) { std::memcpy(&to, from, sizeof(to)); }
+// Vectors are handed over by reference: how they are returned depends on the processor.
+
+template <typename V>
+TS_INFER_INLINE void load(const float* from, V& to) {
+  std::memcpy(&to, from, sizeof(to));
+}
 
 /// x becomes e^x, to 2 units in the last place; the method and the polynomial are Cephes' expf.
-TS_INFER_INLINE void exponential(Floats& x) {
-  const Floats low = Floats{} - 87.0F;
-  const Floats high = Floats{} + 88.0F;
+template <int Lanes>
+TS_INFER_INLINE void exponential(typename Vector<Lanes>::Floats& x) {
+  using V = Floats<Lanes>;
+  const V low = V{} - 87.0F;
+  const V high = V{} + 88.0F;
   x = x < low ? low : x;
   x = x > high ? high : x;
   // Adding 1.5 * 2^23 rounds to an integer, which then stands in the low bits.
-  const Floats rounded = x * 1.44269504F + 12582912.0F;
-  const Floats whole = rounded - 12582912.0F;
-  const Floats rest = (x - whole * 0.693359375F) + whole * 2.12194440e-4F;
-  Floats sum = rest * 1.9875691500e-4F + 1.3981999507e-3F;
+  const V rounded = x * 1.44269504F + 12582912.0F;
+  const V whole = rounded - 12582912.0F;
+  const V rest = (x - whole * 0.693359375F) + whole * 2.12194440e-4F;
+  V sum = rest * 1.9875691500e-4F + 1.3981999507e-3F;
   sum = sum * rest + 8.3334519073e-3F;
   sum = sum * rest + 4.1665795894e-2F;
   sum = sum * rest + 1.6666665459e-1F;
   sum = sum * rest + 5.0000001201e-1F;
   sum = sum * rest * rest + rest + 1.0F;
-  Integers bits;
+  typename Vector<Lanes>::Integers bits;
   std::memcpy(&bits, &rounded, sizeof(bits));
   bits = (bits << 23) + (127 << 23);
-  Floats power;
+  V power;
   std::memcpy(&power, &bits, sizeof(power));
   x = sum * power;
 }
 
-TS_INFER_INLINE void sigmoid(Floats& x) {
+template <int Lanes>
+TS_INFER_INLINE void sigmoid(typename Vector<Lanes>::Floats& x) {
   x = -x;
-  exponential(x);
+  exponential<Lanes>(x);
   x = 1.0F / (1.0F + x);
 }
 
-TS_INFER_INLINE void hyperbolic_tangent(Floats& x) {
+template <int Lanes>
+TS_INFER_INLINE void hyperbolic_tangent(typename Vector<Lanes>::Floats& x) {
   x = 2.0F * x;
-  exponential(x);
+  exponential<Lanes>(x);
   x = 1.0F - 2.0F / (1.0F + x);
 }
 
-/// One step of `Rows` sequences and one block of units.
-template <int Rows>
-TS_INFER_INLINE void step(const LstmKernel& s, std::int64_t block, const float* gates,
+template <int Lanes>
+TS_INFER_INLINE void gelu(typename Vector<Lanes>::Floats& x) {
+  using V = Floats<Lanes>;
+  // Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26.
+  const V z = (x < 0.0F ? -x : x) * 0.70710678F;
+  const V t = 1.0F / (1.0F + 0.3275911F * z);
+  V sum = t * 1.061405429F - 1.453152027F;
+  sum = sum * t + 1.421413741F;
+  sum = sum * t - 0.284496736F;
+  sum = sum * t + 0.254829592F;
+  V power = -z * z;
+  exponential<Lanes>(power);
+  const V tail = sum * t * power;  // 1 - erf(z)
+  x = 0.5F * x * (x < 0.0F ? tail : 2.0F - tail);
+}
+
+/// One step of `Rows` sequences and of as many units, from `unit`, as a vector has lanes.
+template <int Lanes, int Rows>
+TS_INFER_INLINE void step(const LstmKernel& s, std::int64_t unit, const float* gates,
                           const float* before, std::int64_t before_row, float* after) {
+  using V = Floats<Lanes>;
   constexpr std::int64_t kWidth = kGates * kBlock;
-  Floats sum[Rows][kGates];
+  const std::int64_t block = unit / kBlock;
+  const std::int64_t lane = unit % kBlock;
+  V sum[Rows][kGates];
   for (int r = 0; r < Rows; ++r) {
     for (int g = 0; g < kGates; ++g) {
-      load(gates + r * s.gates_row + block * kWidth + g * kBlock, sum[r][g]);
+      load(gates + r * s.gates_row + block * kWidth + g * kBlock + lane, sum[r][g]);
     }
   }
-  const float* weights = s.weights + block * s.hidden * kWidth;
+  const float* weights = s.weights + block * s.hidden * kWidth + lane;
   for (std::int64_t k = 0; k < s.hidden; ++k, weights += kWidth) {
-    Floats column[kGates];
+    V column[kGates];
     for (int g = 0; g < kGates; ++g) load(weights + g * kBlock, column[g]);
     for (int r = 0; r < Rows; ++r) {
       const float h = before[r * before_row + k];
       for (int g = 0; g < kGates; ++g) sum[r][g] += h * column[g];
     }
   }
-  const std::int64_t first = block * kBlock;
-  const std::int64_t units = std::min(kBlock, s.hidden - first);
+  const std::int64_t units = std::min<std::int64_t>(Lanes, s.hidden - unit);
   for (int r = 0; r < Rows; ++r) {
-    float* cells = s.cells + (r * blocks_of(s.hidden) + block) * kBlock;
-    Floats c;
+    float* cells = s.cells + (r * blocks_of(s.hidden) + block) * kBlock + lane;
+    V c;
     load(cells, c);
-    sigmoid(sum[r][0]);
-    sigmoid(sum[r][1]);
-    hyperbolic_tangent(sum[r][2]);
-    sigmoid(sum[r][3]);
+    sigmoid<Lanes>(sum[r][0]);
+    sigmoid<Lanes>(sum[r][1]);
+    hyperbolic_tangent<Lanes>(sum[r][2]);
+    sigmoid<Lanes>(sum[r][3]);
     c = sum[r][1] * c + sum[r][0] * sum[r][2];
     std::memcpy(cells, &c, sizeof(c));
-    hyperbolic_tangent(c);
+    hyperbolic_tangent<Lanes>(c);
     c *= sum[r][3];
-    std::memcpy(after + r * s.output_row + first, &c, units * sizeof(float));
+    std::memcpy(after + r * s.output_row + unit, &c, units * sizeof(float));
   }
 }
 
-template <int Rows>
+template <int Lanes, int Rows>
 TS_INFER_INLINE void run_rows(const LstmKernel& s) {
   const float* before = s.first_output;
   std::int64_t before_row = s.hidden;
   for (std::int64_t i = 0; i < s.steps; ++i) {
     const std::int64_t t = s.reverse ? s.steps - 1 - i : i;
     float* after = s.output + t * s.output_step;
-    for (std::int64_t block = 0; block < blocks_of(s.hidden); ++block) {
-      step<Rows>(s, block, s.gates + t * s.gates_step, before, before_row, after);
+    for (std::int64_t unit = 0; unit < s.hidden; unit += Lanes) {
+      step<Lanes, Rows>(s, unit, s.gates + t * s.gates_step, before, before_row, after);
     }
     before = after;
     before_row = s.output_row;
   }
 }
 
-/// `Blocks` blocks of outputs.
-template <int Rows, int Blocks>
-TS_INFER_INLINE void multiply(const LinearKernel& l, std::int64_t block) {
-  Floats sum[Rows][Blocks];
-  const float* weights[Blocks];
-  for (int b = 0; b < Blocks; ++b) {
-    weights[b] = l.weights + (block + b) * l.inputs * kBlock;
-    for (int r = 0; r < Rows; ++r) load(l.biases + (block + b) * kBlock, sum[r][b]);
+/// `Rows` rows and `Vectors` vectors of outputs from `first`, a multiple of Lanes.
+template <int Lanes, int Rows, int Vectors>
+TS_INFER_INLINE void multiply(const LinearKernel& l, std::int64_t row, std::int64_t first) {
+  using V = Floats<Lanes>;
+  const float* input = l.input + row * l.input_row;
+  V sum[Rows][Vectors];
+  const float* weights[Vectors];
+  for (int v = 0; v < Vectors; ++v) {
+    const std::int64_t output = first + v * Lanes;
+    weights[v] = l.weights + output / kBlock * l.inputs * kBlock + output % kBlock;
+    for (int r = 0; r < Rows; ++r) load(l.biases + output, sum[r][v]);
   }
   for (std::int64_t k = 0; k < l.inputs; ++k) {
-    for (int b = 0; b < Blocks; ++b) {
-      Floats column;
-      load(weights[b] + k * kBlock, column);
-      for (int r = 0; r < Rows; ++r) sum[r][b] += l.input[r * l.inputs + k] * column;
+    for (int v = 0; v < Vectors; ++v) {
+      V column;
+      load(weights[v] + k * kBlock, column);
+      for (int r = 0; r < Rows; ++r) sum[r][v] += input[r * l.input_row + k] * column;
     }
   }
-  for (int b = 0; b < Blocks; ++b) {
-    const std::int64_t first = (block + b) * kBlock;
-    const std::int64_t outputs = std::min(kBlock, l.outputs - first);
+  for (int v = 0; v < Vectors; ++v) {
+    const std::int64_t output = first + v * Lanes;
+    const std::int64_t outputs = std::clamp<std::int64_t>(l.outputs - output, 0, Lanes);
     for (int r = 0; r < Rows; ++r) {
-      Floats& y = sum[r][b];
-      if (l.relu) y = y < 0.0F ? Floats{} : y;  // NaN stays NaN
-      std::memcpy(l.output + r * l.outputs + first, &y, outputs * sizeof(float));
+      V& y = sum[r][v];
+      if (l.activation == Activation::kRelu) y = y < 0.0F ? V{} : y;  // NaN stays NaN
+      if (l.activation == Activation::kGelu) gelu<Lanes>(y);
+      std::memcpy(l.output + (row + r) * l.output_row + output, &y, outputs * sizeof(float));
     }
   }
 }
 
-template <int Rows>
-TS_INFER_INLINE void run_rows(const LinearKernel& linear) {
-  std::int64_t block = 0;
-  for (; block + 4 <= blocks_of(linear.outputs); block += 4) multiply<Rows, 4>(linear, block);
-  for (; block < blocks_of(linear.outputs); ++block) multiply<Rows, 1>(linear, block);
+template <int Lanes, int Vectors>
+TS_INFER_INLINE void multiply_rows(const LinearKernel& l, std::int64_t begin, std::int64_t end,
+                                   std::int64_t first) {
+  static_assert(kRowsAtOnce == 4);
+  std::int64_t row = begin;
+  for (; row + 4 <= end; row += 4) multiply<Lanes, 4, Vectors>(l, row, first);
+  if (end - row == 1) multiply<Lanes, 1, Vectors>(l, row, first);
+  if (end - row == 2) multiply<Lanes, 2, Vectors>(l, row, first);
+  if (end - row == 3) multiply<Lanes, 3, Vectors>(l, row, first);
 }
+
+/// `Vectors` times kRowsAtOnce is how many sums stay in the processor's registers.
+template <int Lanes, int Vectors>
+TS_INFER_INLINE void run_any(const LinearKernel& l) {
+  // As many rows as stay in the cache of a core while all weights pass by.
+  constexpr std::int64_t kCached = 64 * 1024;
+  const std::int64_t chunk =
+      kRowsAtOnce * std::max<std::int64_t>(1, kCached / (kRowsAtOnce * l.inputs));
+  for (std::int64_t begin = 0; begin < l.rows; begin += chunk) {
+    const std::int64_t end = std::min(l.rows, begin + chunk);
+    const std::int64_t outputs = blocks_of(l.outputs) * kBlock;
+    std::int64_t first = 0;
+    for (; first + Vectors * Lanes <= outputs; first += Vectors * Lanes) {
+      multiply_rows<Lanes, Vectors>(l, begin, end, first);
+    }
+    for (; first < outputs; first += Lanes) multiply_rows<Lanes, 1>(l, begin, end, first);
+  }
+}
+
+/// A multiple of Lanes for every processor.
+constexpr std::int64_t padded(std::int64_t size) { return blocks_of(size) * kBlock; }
+
+/// Queries whose scores are kept at a time.
+constexpr std::int64_t kQueries = 32;
+
+/// Turns `count` scores into weights; the result is written up to padded(keys), with zeros.
+template <int Lanes>
+TS_INFER_INLINE void softmax(const AttentionKernel& a, std::int64_t query, float* scores) {
+  using V = Floats<Lanes>;
+  const std::int64_t keys = a.causal ? std::min(a.keys, query + 1) : a.keys;
+  const float* mask = a.mask ? a.mask + query * a.mask_row : nullptr;
+  const V infinity = V{} + std::numeric_limits<float>::infinity();
+  std::fill(scores + keys, scores + padded(a.keys), -infinity[0]);
+  V highest = -infinity;
+  for (std::int64_t k = 0; k < keys; k += Lanes) {
+    V x;
+    load(scores + k, x);
+    x *= a.scale;
+    if (mask) {
+      V added = {};
+      std::memcpy(&added, mask + k, std::min<std::int64_t>(Lanes, keys - k) * sizeof(float));
+      x += added;
+    }
+    std::memcpy(scores + k, &x, sizeof(x));
+    highest = highest < x ? x : highest;
+  }
+  float top = highest[0];
+  for (int lane = 1; lane < Lanes; ++lane) top = std::max(top, highest[lane]);
+  if (top == -infinity[0]) {
+    const bool nan = std::any_of(scores, scores + keys, [](float x) { return x != x; });
+    const float weight = nan ? std::numeric_limits<float>::quiet_NaN() : 0.0F;
+    return std::fill(scores, scores + padded(a.keys), weight);
+  }
+  V total = {};
+  for (std::int64_t k = 0; k < padded(a.keys); k += Lanes) {
+    V x;
+    load(scores + k, x);
+    const V shifted = x - top;
+    x = shifted;
+    exponential<Lanes>(x);
+    x = shifted > -87.0F ? x : V{};
+    x = shifted == shifted ? x : shifted;
+    total += x;
+    std::memcpy(scores + k, &x, sizeof(x));
+  }
+  float sum = 0;
+  for (int lane = 0; lane < Lanes; ++lane) sum += total[lane];
+  const float inverse = 1.0F / sum;
+  for (std::int64_t k = 0; k < padded(a.keys); k += Lanes) {
+    V x;
+    load(scores + k, x);
+    x *= inverse;
+    std::memcpy(scores + k, &x, sizeof(x));
+  }
+}
+
+template <int Lanes, int Vectors>
+TS_INFER_INLINE void run_any(const AttentionKernel& a) {
+  // Keys and values as the weights of linears: [block of keys][width][kBlock] and
+  // [block of a value][key][kBlock].
+  float* keys = a.scratch;
+  float* values = keys + padded(a.keys) * a.width;
+  float* zeros = values + padded(a.value_width) * a.keys;
+  float* scores = zeros + std::max(padded(a.keys), padded(a.value_width));
+  for (std::int64_t first = 0; first < a.keys; first += kBlock) {
+    float* block = keys + first * a.width;
+    const std::int64_t count = std::min(kBlock, a.keys - first);
+    for (std::int64_t k = 0; k < kBlock; ++k) {
+      const float* from = a.key + (first + std::min(k, count - 1)) * a.key_row;
+      for (std::int64_t i = 0; i < a.width; ++i) block[i * kBlock + k] = from[i];
+    }
+  }
+  for (std::int64_t first = 0; first < a.value_width; first += kBlock) {
+    float* block = values + first * a.keys;
+    const std::int64_t count = std::min(kBlock, a.value_width - first);
+    for (std::int64_t k = 0; k < a.keys; ++k) {
+      const float* from = a.value + k * a.value_row + first;
+      std::copy(from, from + count, block + k * kBlock);
+      std::fill(block + k * kBlock + count, block + (k + 1) * kBlock, 0.0F);
+    }
+  }
+  std::fill(zeros, scores, 0.0F);
+  for (std::int64_t first = 0; first < a.queries; first += kQueries) {
+    const std::int64_t rows = std::min(kQueries, a.queries - first);
+    LinearKernel product = {rows,
+                            a.width,
+                            padded(a.keys),
+                            Activation::kNone,
+                            keys,
+                            zeros,
+                            a.query + first * a.query_row,
+                            a.query_row,
+                            scores,
+                            padded(a.keys)};
+    run_any<Lanes, Vectors>(product);
+    for (std::int64_t row = 0; row < rows; ++row) {
+      softmax<Lanes>(a, first + row, scores + row * padded(a.keys));
+    }
+    product = {rows,
+               a.keys,
+               a.value_width,
+               Activation::kNone,
+               values,
+               zeros,
+               scores,
+               padded(a.keys),
+               a.output + first * a.output_row,
+               a.output_row};
+    run_any<Lanes, Vectors>(product);
+  }
+}
+
+template <int Lanes>
+TS_INFER_INLINE void run_any(const LstmKernel& lstm) {
+  static_assert(kRowsAtOnce == 4);
+  switch (lstm.rows) {
+    case 1:
+      return run_rows<Lanes, 1>(lstm);
+    case 2:
+      return run_rows<Lanes, 2>(lstm);
+    case 3:
+      return run_rows<Lanes, 3>(lstm);
+    default:
+      return run_rows<Lanes, 4>(lstm);
+  }
+}
+
+enum class Processor { kAny, kAvx2, kAvx512 };
+
+Processor processor() {
+#if TS_INFER_PROCESSORS
+  static const Processor kHere = [] {
+    if (__builtin_cpu_supports("x86-64-v4")) return Processor::kAvx512;
+    return __builtin_cpu_supports("x86-64-v3") ? Processor::kAvx2 : Processor::kAny;
+  }();
+  return kHere;
+#else
+  return Processor::kAny;
+#endif
+}
+
+TS_INFER_AVX512 void run_avx512(const LinearKernel& linear) { run_any<16, 4>(linear); }
+TS_INFER_AVX512 void run_avx512(const AttentionKernel& attention) { run_any<16, 4>(attention); }
+TS_INFER_AVX512 void run_avx512(const LstmKernel& lstm) { run_any<16>(lstm); }
+TS_INFER_AVX2 void run_avx2(const LinearKernel& linear) { run_any<8, 2>(linear); }
+TS_INFER_AVX2 void run_avx2(const AttentionKernel& attention) { run_any<8, 2>(attention); }
+TS_INFER_AVX2 void run_avx2(const LstmKernel& lstm) { run_any<8>(lstm); }
+void run_here(const LinearKernel& linear) { run_any<4, 2>(linear); }
+void run_here(const AttentionKernel& attention) { run_any<4, 2>(attention); }
+void run_here(const LstmKernel& lstm) { run_any<4>(lstm); }
 
 template <typename Kernel>
-TS_INFER_INLINE void run_any(const Kernel& kernel) {
-  static_assert(kMaxRows == 4);
-  switch (kernel.rows) {
-    case 1:
-      return run_rows<1>(kernel);
-    case 2:
-      return run_rows<2>(kernel);
-    case 3:
-      return run_rows<3>(kernel);
-    default:
-      return run_rows<4>(kernel);
+void choose(const Kernel& kernel) {
+  switch (processor()) {
+    case Processor::kAvx512:
+      return run_avx512(kernel);
+    case Processor::kAvx2:
+      return run_avx2(kernel);
+    case Processor::kAny:
+      return run_here(kernel);
   }
 }
 
 }  // namespace
 
-TS_INFER_EACH_PROCESSOR void run(const LinearKernel& linear) { run_any(linear); }
+bool many_rows_are_fast() { return processor() != Processor::kAny; }
 
-TS_INFER_EACH_PROCESSOR void run(const LstmKernel& lstm) { run_any(lstm); }
+void run(const LinearKernel& linear) { choose(linear); }
+
+std::int64_t scratch_size(const AttentionKernel& a) {
+  return padded(a.keys) * (a.width + kQueries) + padded(a.value_width) * a.keys +
+         std::max(padded(a.keys), padded(a.value_width));
+}
+
+void run(const AttentionKernel& attention) { choose(attention); }
+
+void run(const LstmKernel& lstm) { choose(lstm); }
 
 }  // namespace ts_infer

@@ -4,31 +4,65 @@
 
 namespace ts_infer {
 
-// Kernels for a few rows at a time, where a call into a library of matrix products costs more than
-// the work. They run on the calling thread, for the processor at hand. All numbers are float32,
+// Kernels that run on the calling thread, for the processor at hand. All numbers are float32,
 // strides are in elements.
 
 /// Weights are packed in blocks of this many outputs, the last one padded with zeros.
 constexpr std::int64_t kBlock = 16;
 
-/// Rows that a kernel takes: their sums stay in registers.
-constexpr std::int64_t kMaxRows = 4;
+/// Rows whose sums stay in registers together.
+constexpr std::int64_t kRowsAtOnce = 4;
 
 constexpr std::int64_t blocks_of(std::int64_t outputs) { return (outputs + kBlock - 1) / kBlock; }
 
-/// A fully connected layer: output = input W + bias, and its positive part where `relu`.
+/// Whether products of many rows are faster here than a library's: the processor has AVX2 or
+/// AVX-512.
+bool many_rows_are_fast();
+
+enum class Activation : std::int64_t {
+  kNone,
+  kRelu,
+  kGelu,  // x / 2 (1 + erf(x / sqrt(2))), where erf differs from the exact one by at most 2e-7
+};
+
+/// A fully connected layer: output = activation(input W + bias).
 struct LinearKernel {
-  std::int64_t rows;  // 1 to kMaxRows
+  std::int64_t rows;
   std::int64_t inputs;
   std::int64_t outputs;
-  bool relu;
+  Activation activation;
   const float* weights;  // [block][input][kBlock]
   const float* biases;   // [block][kBlock]
-  const float* input;    // [row][input]
-  float* output;         // [row][output]
+  const float* input;    // [input] of each row
+  std::int64_t input_row;
+  float* output;  // [output] of each row
+  std::int64_t output_row;
 };
 
 void run(const LinearKernel& linear);
+
+/// One head: output = softmax(scale queries keys^T + mask) values, with zeros for a query whose
+/// scores are all -infinity.
+struct AttentionKernel {
+  std::int64_t queries;
+  std::int64_t keys;
+  std::int64_t width;        // of a query and of a key
+  std::int64_t value_width;  // of a value and of an output
+  float scale;
+  bool causal;  // a query sees the keys up to its own number
+
+  const float *query, *key, *value;  // [width] of each row
+  std::int64_t query_row, key_row, value_row;
+  const float* mask;  // [key] of each query, or nullptr
+  std::int64_t mask_row;
+  float* output;
+  std::int64_t output_row;
+
+  float* scratch;  // of scratch_size(attention) numbers
+};
+
+std::int64_t scratch_size(const AttentionKernel& attention);
+void run(const AttentionKernel& attention);
 
 /// One direction of one layer of an LSTM, over whole sequences. The order of the gates is input,
 /// forget, cell, output.
@@ -36,7 +70,7 @@ void run(const LinearKernel& linear);
 /// i, f, o = sigmoid(gates + W h); g = tanh(gates + W h); c = f c + i g; h = o tanh(c), where
 /// tanh and sigmoid differ from the exact ones by no more than 2e-7.
 struct LstmKernel {
-  std::int64_t rows;   // sequences, 1 to kMaxRows
+  std::int64_t rows;   // sequences, 1 to kRowsAtOnce
   std::int64_t steps;  // of each
   std::int64_t hidden;
   bool reverse;  // from the last step to the first

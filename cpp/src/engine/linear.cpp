@@ -4,7 +4,7 @@
 #include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/runtime/custom_operator.h>
 
-#include "engine/kernels.h"
+#include "engine/packed_linear.h"
 #include "engine/pass.h"
 
 namespace ts_infer {
@@ -13,85 +13,68 @@ namespace {
 using torch::jit::Node;
 using torch::jit::Stack;
 
-/// Packed weights are held beside torch's own: a quarter of a megabyte, and larger layers are
-/// mostly given many rows.
-constexpr std::int64_t kMostWeights = std::int64_t{1} << 16;
-
 const auto kWeight = c10::Symbol::attr("weight");
 const auto kBias = c10::Symbol::attr("bias");  // absent where there is none
-const auto kRelu = c10::Symbol::attr("relu");
+const auto kActivation = c10::Symbol::attr("activation");
 
-class SmallLinear {
+class Linear {
  public:
-  explicit SmallLinear(const Node* node) : weight_(node->t(kWeight)), relu_(node->i(kRelu) != 0) {
-    const std::int64_t outputs = weight_.size(0);
-    const std::int64_t inputs = weight_.size(1);
-    const std::int64_t padded = blocks_of(outputs) * kBlock;
-    at::Tensor rows = at::zeros({padded, inputs});
-    rows.narrow(0, 0, outputs).copy_(weight_);
-    packed_weight_ = rows.reshape({-1, kBlock, inputs}).transpose(1, 2).contiguous();
-    packed_bias_ = at::zeros({padded});
-    if (node->hasAttribute(kBias)) {
-      bias_ = node->t(kBias);
-      packed_bias_.narrow(0, 0, outputs).copy_(*bias_);
-    }
-  }
+  explicit Linear(const Node* node)
+      : weight_(node->t(kWeight)),
+        bias_(node->hasAttribute(kBias) ? std::optional(node->t(kBias)) : std::nullopt),
+        activation_(static_cast<Activation>(node->i(kActivation))),
+        packed_(weight_, bias_) {}
 
   void operator()(Stack& stack) const {
     const at::Tensor input = torch::jit::pop(stack).toTensor();
-    torch::jit::push(stack, fits(input) ? run_packed(input) : run_torchs(input));
+    torch::jit::push(stack, fits(input) ? packed_(input, activation_) : run_torchs(input));
   }
 
  private:
   /// What cannot be right at all is torch's to refuse.
   bool fits(const at::Tensor& input) const {
-    const std::int64_t inputs = weight_.size(1);
-    return is_float_on_host(input) && input.dim() > 0 && input.size(-1) == inputs &&
-           input.numel() > 0 && input.numel() <= kMaxRows * inputs;
-  }
-
-  at::Tensor run_packed(const at::Tensor& input) const {
-    const at::Tensor rows = input.contiguous();
-    c10::DimVector sizes(rows.sizes());
-    sizes.back() = weight_.size(0);
-    at::Tensor output = at::empty(sizes, rows.options());
-    LinearKernel kernel;
-    kernel.inputs = weight_.size(1);
-    kernel.outputs = weight_.size(0);
-    kernel.rows = rows.numel() / kernel.inputs;
-    kernel.relu = relu_;
-    kernel.weights = packed_weight_.const_data_ptr<float>();
-    kernel.biases = packed_bias_.const_data_ptr<float>();
-    kernel.input = rows.const_data_ptr<float>();
-    kernel.output = output.mutable_data_ptr<float>();
-    run(kernel);
-    return output;
+    return is_float_on_host(input) && input.dim() > 0 && input.size(-1) == packed_.inputs() &&
+           input.numel() > 0 && packed_.pays(input.numel() / packed_.inputs());
   }
 
   at::Tensor run_torchs(const at::Tensor& input) const {
     at::Tensor output = at::linear(input, weight_, bias_);
-    return relu_ ? output.relu_() : output;
+    switch (activation_) {
+      case Activation::kNone:
+        return output;
+      case Activation::kRelu:
+        return output.relu_();
+      case Activation::kGelu:
+        return at::gelu_(output);
+    }
+    return output;
   }
 
   at::Tensor weight_;
   std::optional<at::Tensor> bias_;
-  bool relu_;
-  at::Tensor packed_weight_;
-  at::Tensor packed_bias_;
+  Activation activation_;
+  PackedLinear packed_;
 };
 
 const torch::jit::RegisterOperators kLinearOperator({torch::jit::Operator(
-    "ts_infer::small_linear(...) -> Tensor",
-    [](const Node* node) -> torch::jit::Operation { return SmallLinear(node); },
+    "ts_infer::linear(...) -> Tensor",
+    [](const Node* node) -> torch::jit::Operation { return Linear(node); },
     c10::AliasAnalysisKind::PURE_FUNCTION)});
 
-/// The ReLU that is the only use of a value, or nullptr.
-Node* only_relu(torch::jit::Value* value) {
-  if (value->uses().size() != 1) return nullptr;
-  Node* user = value->uses()[0].user;
-  const bool is_relu = user->matches("aten::relu(Tensor self) -> Tensor") ||
-                       user->matches("aten::relu_(Tensor(a!) self) -> Tensor(a!)");
-  return is_relu ? user : nullptr;
+/// The activation that is the only use of a value, or nullptr and kNone.
+std::pair<Node*, Activation> only_activation(torch::jit::Value* value) {
+  if (value->uses().size() == 1) {
+    Node* user = value->uses()[0].user;
+    if (user->matches("aten::relu(Tensor self) -> Tensor") ||
+        user->matches("aten::relu_(Tensor(a!) self) -> Tensor(a!)")) {
+      return {user, Activation::kRelu};
+    }
+    if (user->matches("aten::gelu(Tensor self, *, str approximate='none') -> Tensor") &&
+        torch::jit::constant_as<std::string>(user->namedInput("approximate")) == "none") {
+      return {user, Activation::kGelu};
+    }
+  }
+  return {nullptr, Activation::kNone};
 }
 
 bool pack_linear(Node* node) {
@@ -102,26 +85,25 @@ bool pack_linear(Node* node) {
   const auto bias = torch::jit::toIValue(node->namedInput("bias"));
   if (!weight || !weight->isTensor() || !bias) return false;
   const at::Tensor& weights = weight->toTensor();
-  if (!is_float_on_host(weights) || weights.dim() != 2 || weights.numel() == 0 ||
-      weights.numel() > kMostWeights) {
+  if (!is_float_on_host(weights) || weights.dim() != 2 || weights.numel() == 0) {
     return false;
   }
   if (bias->isTensor() && (!is_float_on_host(bias->toTensor()) ||
                            bias->toTensor().sizes() != at::IntArrayRef{weights.size(0)})) {
     return false;
   }
-  Node* relu = only_relu(node->output());
-  Node* packed = replace(relu ? relu : node, "ts_infer::small_linear", {node->namedInput("input")});
+  const auto [user, activation] = only_activation(node->output());
+  Node* packed = replace(user ? user : node, "ts_infer::linear", {node->namedInput("input")});
   packed->t_(kWeight, weights);
   if (bias->isTensor()) packed->t_(kBias, bias->toTensor());
-  packed->i_(kRelu, relu ? 1 : 0);
+  packed->i_(kActivation, static_cast<std::int64_t>(activation));
   return true;
 }
 
 }  // namespace
 
-int pack_small_linears(const std::shared_ptr<torch::jit::Graph>& graph) {
-  return for_each_node(graph->block(), pack_linear);
+int pack_linears(const std::shared_ptr<torch::jit::Graph>& graph) {
+  return change_nodes(graph->block(), pack_linear);
 }
 
 }  // namespace ts_infer

@@ -6,10 +6,9 @@
 
 namespace ts_infer {
 
-/// Has every small fully connected layer whose weights are float32 constants on the host computed
-/// by kernels.h, from weights packed now, together with a ReLU that follows; returns how many.
-///
-/// Calls with more than kMaxRows rows, or of another dtype, still go to torch.
-int pack_small_linears(const std::shared_ptr<torch::jit::Graph>& graph);
+/// Has every fully connected layer whose weights are float32 constants on the host computed by
+/// kernels.h, from weights packed now, together with a ReLU or GELU that follows; returns how many.
+/// Calls of another dtype still go to torch, and so do many rows on a processor without AVX2.
+int pack_linears(const std::shared_ptr<torch::jit::Graph>& graph);
 
 }  // namespace ts_infer

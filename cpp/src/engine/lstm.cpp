@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "engine/kernels.h"
+#include "engine/packed_linear.h"
 #include "engine/pass.h"
 
 namespace ts_infer {
@@ -38,16 +38,15 @@ at::Tensor in_blocks(const at::Tensor& rows, std::int64_t hidden) {
 
 /// Of one direction of one layer; units are padded to whole blocks.
 struct Packed {
-  at::Tensor input;   // [units of 4 gates, inputs]
-  at::Tensor hidden;  // [block][hidden][gate][kBlock]
-  at::Tensor biases;  // [units of 4 gates]
+  PackedLinear gates;  // of the input
+  at::Tensor hidden;   // [block][hidden][gate][kBlock]
 };
 
 Packed pack(const at::Tensor& input, const at::Tensor& hidden_state, const at::Tensor& biases) {
   const std::int64_t hidden = hidden_state.size(1);
-  return {in_blocks(input, hidden).reshape({-1, input.size(1)}),
-          in_blocks(hidden_state, hidden).permute({0, 3, 1, 2}).contiguous(),
-          in_blocks(biases, hidden).reshape({-1})};
+  return {PackedLinear(in_blocks(input, hidden).reshape({-1, input.size(1)}),
+                       in_blocks(biases, hidden).reshape({-1})),
+          in_blocks(hidden_state, hidden).permute({0, 3, 1, 2}).contiguous()};
 }
 
 struct Layout {
@@ -65,8 +64,7 @@ std::pair<at::Tensor, at::Tensor> run_direction(const at::Tensor& input, const a
                                                 const at::Tensor& output) {
   const std::int64_t hidden = h.size(-1);
   const std::int64_t padded = blocks_of(hidden) * kBlock;
-  const at::Tensor gates =
-      at::addmm(packed.biases, input.reshape({-1, input.size(-1)}), packed.input.t());
+  const at::Tensor gates = packed.gates(input, Activation::kNone);
   const at::Tensor first = h.contiguous();
   at::Tensor cells = at::zeros({layout.rows, padded}, c.options());
   cells.narrow(1, 0, hidden).copy_(c);
@@ -122,7 +120,7 @@ class Lstm {
   bool fits(const at::Tensor& input, const std::vector<at::Tensor>& states) const {
     if (!is_float_on_host(input) || input.dim() != 3 || input.numel() == 0) return false;
     const std::int64_t rows = input.size(batch_first_ ? 0 : 1);
-    if (rows > kMaxRows || input.size(2) != packed_[0].input.size(1)) return false;
+    if (rows > kRowsAtOnce || input.size(2) != packed_[0].gates.inputs()) return false;
     if (states.size() != 2) return false;
     const std::int64_t hidden = packed_[0].hidden.size(1);
     for (const at::Tensor& state : states) {
@@ -218,7 +216,7 @@ bool pack_lstm(Node* node) {
 }  // namespace
 
 int pack_lstms(const std::shared_ptr<torch::jit::Graph>& graph) {
-  return for_each_node(graph->block(), pack_lstm);
+  return change_nodes(graph->block(), pack_lstm);
 }
 
 }  // namespace ts_infer

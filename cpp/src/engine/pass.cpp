@@ -4,10 +4,10 @@
 
 namespace ts_infer {
 
-int for_each_node(torch::jit::Block* block, const std::function<bool(torch::jit::Node*)>& change) {
+int change_nodes(torch::jit::Block* block, const std::function<bool(torch::jit::Node*)>& change) {
   int count = 0;
   for (torch::jit::Node* node : block->nodes()) {
-    for (torch::jit::Block* inner : node->blocks()) count += for_each_node(inner, change);
+    for (torch::jit::Block* inner : node->blocks()) count += change_nodes(inner, change);
     if (change(node)) ++count;
   }
   return count;

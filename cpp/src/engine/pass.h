@@ -16,7 +16,7 @@ namespace ts_infer {
 
 /// Returns for how many nodes, inner blocks included, `change` returns true. It may insert nodes
 /// and take uses away; nodes without uses are deleted later.
-int for_each_node(torch::jit::Block* block, const std::function<bool(torch::jit::Node*)>& change);
+int change_nodes(torch::jit::Block* block, const std::function<bool(torch::jit::Node*)>& change);
 
 /// Puts a new node before `node`, whose outputs take the place of its outputs.
 torch::jit::Node* replace(torch::jit::Node* node, const char* kind,

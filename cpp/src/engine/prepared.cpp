@@ -12,8 +12,13 @@
 #include <torch/csrc/jit/passes/peephole.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
 
+#include <string>
+#include <utility>
+
+#include "engine/attention.h"
 #include "engine/linear.h"
 #include "engine/lstm.h"
+#include "engine/transformer.h"
 
 namespace ts_infer {
 
@@ -28,11 +33,17 @@ torch::jit::Code prepare(torch::jit::Function& function, bool optimize,
     torch::jit::EliminateCommonSubexpression(graph);
     torch::jit::PeepholeOptimize(graph);
     torch::jit::ConstantPooling(graph);
-    const int lstms = pack_lstms(graph);
-    const int linears = pack_small_linears(graph);
-    if (decisions && lstms + linears > 0) {
-      decisions->push_back(c10::str(function.name(), ": weights packed of ", lstms, " LSTMs and ",
-                                    linears, " small linears"));
+    expand_encoder_layers(graph);
+    const std::pair<int, const char*> replaced[] = {{pack_lstms(graph), "LSTM"},
+                                                    {pack_linears(graph), "linear"},
+                                                    {replace_attention(graph), "attention"}};
+    std::string text;
+    for (const auto& [count, what] : replaced) {
+      if (count == 0) continue;
+      text += c10::str(text.empty() ? "" : ", ", count, " ", what, count == 1 ? "" : "s");
+    }
+    if (decisions && !text.empty()) {
+      decisions->push_back(function.name() + ": own kernels, weights packed, for " + text);
     }
   }
   torch::jit::runRequiredPasses(graph);  // the interpreter cannot do without

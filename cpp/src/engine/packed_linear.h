@@ -1,0 +1,36 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+
+#include "engine/kernels.h"
+
+namespace ts_infer {
+
+/// A fully connected layer whose weights are packed once, for any number of rows: nothing is set up
+/// for a number that is new. Runs on torch's intra-op threads. Calls may come from any thread.
+class PackedLinear {
+ public:
+  /// @param weight [output, input], float32
+  /// @param bias   [output], or nothing
+  PackedLinear(const at::Tensor& weight, const std::optional<at::Tensor>& bias);
+
+  std::int64_t inputs() const { return inputs_; }
+  std::int64_t outputs() const { return outputs_; }
+
+  /// Whether this is expected to be faster than torch's own product.
+  bool pays(std::int64_t rows) const;
+
+  /// @param input [..., input], float32 on the host, with at least one row
+  /// @return      [..., output]
+  at::Tensor operator()(const at::Tensor& input, Activation activation) const;
+
+ private:
+  std::int64_t inputs_;
+  std::int64_t outputs_;
+  at::Tensor weights_;  // [block][input][kBlock]
+  at::Tensor biases_;   // [block][kBlock]
+};
+
+}  // namespace ts_infer
