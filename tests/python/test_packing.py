@@ -202,6 +202,30 @@ def test_a_relu_is_not_fused_where_the_linears_output_is_used_too(tmp_path: Path
             torch.testing.assert_close(ours, eager)
 
 
+class WrittenBetween(nn.Module):
+    """Writes to a linear's input before the activation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * 2
+        y = self.linear(x)
+        x.add_(1)
+        return functional.gelu(y) + functional.relu(self.linear(x))
+
+
+def test_a_linear_reads_its_input_before_later_writes(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = WrittenBetween()
+    model = load_plain(module, tmp_path)
+    assert packed(model, "2 linears")
+    x = torch.randn(2, 4)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(x), module(x))
+
+
 @pytest.mark.parametrize(
     ("activation", "value"),
     [(nn.ReLU(), float("nan")), (nn.ReLU(), float("inf")), (nn.GELU(), float("nan"))],

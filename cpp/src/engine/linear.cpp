@@ -93,7 +93,12 @@ bool pack_linear(Node* node) {
     return false;
   }
   const auto [user, activation] = only_activation(node->output());
-  Node* packed = replace(user ? user : node, "ts_infer::linear", {node->namedInput("input")});
+  // Where the linear is: the input may be written to before the activation.
+  Node* packed = replace(node, "ts_infer::linear", {node->namedInput("input")});
+  if (user) {
+    user->output()->replaceAllUsesWith(packed->output());
+    user->destroy();
+  }
   packed->t_(kWeight, weights);
   if (bias->isTensor()) packed->t_(kBias, bias->toTensor());
   packed->i_(kActivation, static_cast<std::int64_t>(activation));
