@@ -22,6 +22,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import first_calls  # type: ignore[import-not-found]  # it lies beside this file
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -101,7 +103,9 @@ def _measure_apart(name: str, path: str, inputs: str) -> dict[str, float]:
     return result
 
 
-def _report(rounds: dict[str, list[dict[str, float]]], weights: int) -> dict[str, dict[str, float]]:
+def _report(
+    title: str, rounds: dict[str, list[dict[str, float]]], weights: int
+) -> dict[str, dict[str, float]]:
     """Prints the table of a model, and returns its figures by contestant."""
 
     def ratio(name: str, value: Callable[[dict[str, float]], float], stock: str) -> float:
@@ -109,9 +113,7 @@ def _report(rounds: dict[str, list[dict[str, float]]], weights: int) -> dict[str
         return statistics.median(value(mine) / theirs[stock] for mine, theirs in pairs)
 
     figures: dict[str, dict[str, float]] = {}
-    width = max(map(len, rounds))
-    header = "load ms  ratio  but integrity    MiB  ratio   call  second  first ms  call ms"
-    print(f"{'':{width}}  {header}")
+    rows = []
     for name, measured in rounds.items():
         figures[name] = median = {
             key: statistics.median(one[key] for one in measured) for key in measured[0]
@@ -122,13 +124,22 @@ def _report(rounds: dict[str, list[dict[str, float]]], weights: int) -> dict[str
         )
         median["memory_ratio"] = ratio(name, lambda one: one["load_bytes"], "load_bytes")
         median["second_to_weights"] = median["second_bytes"] / weights
-        print(
-            f"{name:{width}}  {median['load_ms']:7.1f}  {median['load_ratio']:5.2f}"
-            f"  {median['load_ratio_without_integrity']:13.2f}"
-            f"  {median['load_bytes'] / MIB:5.1f}  {median['memory_ratio']:5.3f}"
-            f"  {median['call_bytes'] / MIB:5.1f}  {median['second_bytes'] / MIB:6.1f}"
-            f"  {median['first_ms']:8.1f}  {median['call_ms']:7.2f}"
+        rows.append(
+            [
+                name,
+                f"{median['load_ms']:.1f}",
+                f"{median['load_ratio']:.2f}",
+                f"{median['load_ratio_without_integrity']:.2f}",
+                f"{median['load_bytes'] / MIB:.1f}",
+                f"{median['memory_ratio']:.3f}",
+                f"{median['call_bytes'] / MIB:.1f}",
+                f"{median['second_bytes'] / MIB:.1f}",
+                f"{median['first_ms']:.1f}",
+                f"{median['call_ms']:.2f}",
+            ]
         )
+    header = ["", "load ms", "ratio", "but integrity", "MiB", "ratio", "call", "second"]
+    first_calls.print_table(title, [*header, "first ms", "call ms"], rows)
     return figures
 
 
@@ -163,8 +174,8 @@ def main() -> None:
             for _ in range(arguments.rounds):
                 for name, measured in rounds.items():
                     measured.append(_measure_apart(name, path, inputs))
-        print(f"\n{title}: {weights / MIB:.1f} MiB of weights, {arguments.rounds} rounds\n")
-        results[title] = {"weight_bytes": weights, "contestants": _report(rounds, weights)}
+        text = f"{title}: {weights / MIB:.1f} MiB of weights, {arguments.rounds} rounds"
+        results[title] = {"weight_bytes": weights, "contestants": _report(text, rounds, weights)}
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1) + "\n")
 

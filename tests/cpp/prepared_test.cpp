@@ -38,7 +38,7 @@ TEST(PreparedTest, NoExecutorCompilesAnything) {
   const std::vector<torch::jit::Function*> functions =
       module._ivalue()->compilation_unit()->get_functions();
   create_executors(functions, "prepared", c10::kCPU);
-  const torch::jit::Code code = prepare(forward, /*optimize=*/true);
+  const torch::jit::Code code = prepare(forward, c10::kCPU, /*optimize=*/true);
   for (const float value : {1.0F, -1.0F}) {
     std::vector<c10::IValue> stack = {module._ivalue(), at::full({2}, value)};
     torch::jit::InterpreterState(code).run(stack);
@@ -55,8 +55,20 @@ TEST(PreparedTest, LeavesTheFunctionsOwnGraphAsItIs) {
       "def helper(self, x):\n    return x * 2\ndef forward(self, x):\n    return self.helper(x)\n");
   torch::jit::Function& forward = module.get_method("forward").function();
   const std::string before = torch::jit::toGraphFunction(forward).graph()->toString();
-  prepare(forward, /*optimize=*/true);
+  prepare(forward, c10::kCPU, /*optimize=*/true);
   EXPECT_EQ(torch::jit::toGraphFunction(forward).graph()->toString(), before);
+}
+
+TEST(PreparedTest, OwnKernelsAreForTheHost) {
+  torch::jit::Module module = make_module(
+      "def forward(self, x):\n"
+      "    return torch.scaled_dot_product_attention(x, x, x)\n");
+  torch::jit::Function& forward = module.get_method("forward").function();
+  for (const c10::DeviceType device : {c10::kCPU, c10::kCUDA}) {
+    std::vector<std::string> decisions;
+    prepare(forward, device, /*optimize=*/true, &decisions);
+    EXPECT_EQ(decisions.size(), device == c10::kCPU ? 1u : 0u);
+  }
 }
 
 struct Program {

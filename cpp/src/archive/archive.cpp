@@ -111,6 +111,19 @@ bool is_weight(const ZipMember& member, const std::string& root) {
   return starts_with(name, "data/") || starts_with(name, "constants/");
 }
 
+bool is_stored_weight(const ZipMember& member, const std::string& root) {
+  return member.compression == 0 && is_weight(member, root);
+}
+
+/// What a member that is stored as it is holds.
+std::string_view stored(std::string_view archive, const ZipMember& member) {
+  return archive.substr(member.data_offset, member.compressed_size);
+}
+
+bool is_intact(std::string_view content, const ZipMember& member) {
+  return content.size() == member.size && crc32(content.data(), member.size) == member.crc32;
+}
+
 /// A view or copy of what a member holds, or nullopt where its CRC-32 does not match.
 class Content {
  public:
@@ -126,18 +139,15 @@ class Content {
 
 std::optional<Content> intact_content(std::string_view archive, const ZipMember& member,
                                       PyTorchStreamReader& unpacker, const std::string& name) {
-  const auto matches = [&](std::string_view content) {
-    return content.size() == member.size && crc32(content.data(), member.size) == member.crc32;
-  };
   if (member.compression == 0) {
-    const std::string_view content = archive.substr(member.data_offset, member.compressed_size);
-    if (!matches(content)) return std::nullopt;
+    const std::string_view content = stored(archive, member);
+    if (!is_intact(content, member)) return std::nullopt;
     return Content(content);
   }
   try {
     auto [data, size] = unpacker.getRecord(name);
     Content content(std::move(data), size);
-    if (matches(content)) return content;
+    if (is_intact(content, member)) return content;
   } catch (const std::exception&) {
     // It does not even unpack.
   }
@@ -172,9 +182,7 @@ std::vector<char> intact_weights(std::string_view archive, const std::vector<Zip
   std::vector<char> intact(members.size(), 1);
   for_each_of(members.size(), threads, [&](std::size_t i) {
     const ZipMember& member = members[i];
-    if (member.compression != 0 || !is_weight(member, root)) return;
-    intact[i] = member.size == member.compressed_size &&
-                crc32(archive.data() + member.data_offset, member.size) == member.crc32;
+    if (is_stored_weight(member, root)) intact[i] = is_intact(stored(archive, member), member);
   });
   return intact;
 }
@@ -241,10 +249,7 @@ std::shared_ptr<MappedWeights> Archive::map_weights() const {
   std::vector<std::pair<std::tuple<bool, std::size_t, std::string>, const ZipMember*>> found;
   for (const ZipMember& member : members_) {
     const std::string name = inner_name(member, root_);
-    if (!is_weight(member, root_) || member.compression != 0 ||
-        member.data_offset % c10::gAlignment != 0) {
-      continue;
-    }
+    if (!is_stored_weight(member, root_) || member.data_offset % c10::gAlignment != 0) continue;
     found.push_back({{starts_with(name, "data/"), name.size(), name}, &member});
   }
   std::sort(found.begin(), found.end());
@@ -279,9 +284,8 @@ void Archive::read() {
     for (std::size_t i = 0; i < members_.size(); ++i) {
       const ZipMember& member = members_[i];
       const std::string name = inner_name(member, root_);
-      const bool weight = is_weight(member, root_);
-      if (weight) info_.weight_bytes += member.size;
-      if (weight && member.compression == 0) {
+      if (is_weight(member, root_)) info_.weight_bytes += member.size;
+      if (is_stored_weight(member, root_)) {
         if (!intact[i]) info_.damaged.push_back(name);
       } else if (const auto content = intact_content(bytes_, member, unpacker, name)) {
         if (name == kManifestMember) info_.manifest_json = std::string_view(*content);

@@ -7,7 +7,7 @@
 namespace ts_infer {
 namespace {
 
-constexpr std::size_t kBlockBytes = 64;
+constexpr std::size_t kChunk = 64;
 
 // The first 32 bits of the fractional parts of the cube roots of the first 64 primes.
 constexpr std::array<std::uint32_t, 64> kRoundConstants = {
@@ -65,14 +65,13 @@ std::string sha256(std::string_view bytes) {
   State state = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
                  0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
   const std::uint64_t bits = std::uint64_t{bytes.size()} * 8;
-  for (; bytes.size() >= kBlockBytes; bytes.remove_prefix(kBlockBytes))
-    compress(state, bytes.data());
+  for (; bytes.size() >= kChunk; bytes.remove_prefix(kChunk)) compress(state, bytes.data());
 
   std::string tail(bytes);
   tail += '\x80';
-  while (tail.size() % kBlockBytes != kBlockBytes - 8) tail += '\0';
+  while (tail.size() % kChunk != kChunk - 8) tail += '\0';
   for (int shift = 56; shift >= 0; shift -= 8) tail += static_cast<char>(bits >> shift & 0xff);
-  for (std::size_t at = 0; at < tail.size(); at += kBlockBytes) compress(state, tail.data() + at);
+  for (std::size_t at = 0; at < tail.size(); at += kChunk) compress(state, tail.data() + at);
 
   std::string digits;
   for (const std::uint32_t word : state) {

@@ -1,17 +1,16 @@
 #include "engine/attention.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/runtime/custom_operator.h>
 
 #include <cmath>
 #include <limits>
 #include <optional>
-#include <vector>
 
 #include "engine/kernels.h"
 #include "engine/pass.h"
+#include "engine/threads.h"
 
 namespace ts_infer {
 namespace {
@@ -46,7 +45,7 @@ at::Tensor heads_of(const at::Tensor& tensor) {
 
 /// What cannot be right at all is torch's to refuse.
 bool fits(const Attention& a) {
-  if (!many_rows_are_fast() || a.dropout != 0 || a.grouped || (a.causal && a.mask)) return false;
+  if (!many_rows_pay() || a.grouped || (a.causal && a.mask)) return false;
   for (const at::Tensor* each : {&a.query, &a.key, &a.value}) {
     if (!is_float_on_host(*each) || each->dim() < 3 || each->numel() == 0) return false;
     if (each->sizes().slice(0, each->dim() - 2) != a.query.sizes().slice(0, a.query.dim() - 2)) {
@@ -115,8 +114,7 @@ at::Tensor run_own(const Attention& a) {
   float* outputs = output.mutable_data_ptr<float>();
   float* scratches = scratch.mutable_data_ptr<float>();
   const std::int64_t products = kernel.queries * kernel.keys * (kernel.width + kernel.value_width);
-  constexpr std::int64_t kGrain = std::int64_t{1} << 19;
-  at::parallel_for(0, heads, (kGrain + products - 1) / products, [&](auto begin, auto end) {
+  at::parallel_for(0, heads, parts(kGrain, products), [&](auto begin, auto end) {
     AttentionKernel head = kernel;
     head.scratch = scratches + at::get_thread_num() * each;
     for (std::int64_t i = begin; i < end; ++i) {

@@ -215,15 +215,15 @@ constexpr std::int64_t padded(std::int64_t size) { return blocks_of(size) * kBlo
 /// Queries whose scores are kept at a time.
 constexpr std::int64_t kQueries = 32;
 
-/// Turns `count` scores into weights; the result is written up to padded(keys), with zeros.
+/// Turns a query's scores into weights; they are written up to padded(keys), with zeros.
 template <int Lanes>
 TS_INFER_INLINE void softmax(const AttentionKernel& a, std::int64_t query, float* scores) {
   using V = Floats<Lanes>;
   const std::int64_t keys = a.causal ? std::min(a.keys, query + 1) : a.keys;
   const float* mask = a.mask ? a.mask + query * a.mask_row : nullptr;
-  const V infinity = V{} + std::numeric_limits<float>::infinity();
-  std::fill(scores + keys, scores + padded(a.keys), -infinity[0]);
-  V highest = -infinity;
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  std::fill(scores + keys, scores + padded(a.keys), -kInfinity);
+  V highest = V{} - kInfinity;
   for (std::int64_t k = 0; k < keys; k += Lanes) {
     V x;
     load(scores + k, x);
@@ -238,7 +238,7 @@ TS_INFER_INLINE void softmax(const AttentionKernel& a, std::int64_t query, float
   }
   float top = highest[0];
   for (int lane = 1; lane < Lanes; ++lane) top = std::max(top, highest[lane]);
-  if (top == -infinity[0]) {
+  if (top == -kInfinity) {
     const bool nan = std::any_of(scores, scores + keys, [](float x) { return x != x; });
     const float weight = nan ? std::numeric_limits<float>::quiet_NaN() : 0.0F;
     return std::fill(scores, scores + padded(a.keys), weight);
@@ -250,8 +250,7 @@ TS_INFER_INLINE void softmax(const AttentionKernel& a, std::int64_t query, float
     const V shifted = x - top;
     x = shifted;
     exponential<Lanes>(x);
-    x = shifted > -87.0F ? x : V{};
-    x = shifted == shifted ? x : shifted;
+    x = shifted <= -87.0F ? V{} : x;  // NaN stays NaN
     total += x;
     std::memcpy(scores + k, &x, sizeof(x));
   }

@@ -4,6 +4,10 @@
 #include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/runtime/custom_operator.h>
 
+#include <optional>
+#include <string>
+#include <utility>
+
 #include "engine/packed_linear.h"
 #include "engine/pass.h"
 

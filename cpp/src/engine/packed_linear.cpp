@@ -1,27 +1,17 @@
 #include "engine/packed_linear.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <algorithm>
+
+#include "engine/threads.h"
 
 namespace ts_infer {
 namespace {
 
-#ifdef INTRA_OP_PARALLEL
-constexpr bool kThreaded = true;
-#else
-constexpr bool kThreaded = false;
-#endif
-
-/// Products that are worth waking a thread for.
-constexpr std::int64_t kGrain = std::int64_t{1} << 19;
-
 /// Outputs, or rows, that a thread takes at least.
 constexpr std::int64_t kOutputs = 4 * kBlock;
 constexpr std::int64_t kRows = 4 * kRowsAtOnce;
-
-std::int64_t parts(std::int64_t whole, std::int64_t part) { return (whole + part - 1) / part; }
 
 /// Threads share the outputs where there are enough of them, so that each reads its own weights,
 /// else the rows.
@@ -66,10 +56,7 @@ PackedLinear::PackedLinear(const at::Tensor& weight, const std::optional<at::Ten
   if (bias) biases_.narrow(0, 0, outputs_).copy_(*bias);
 }
 
-bool PackedLinear::pays(std::int64_t rows) const {
-  if (rows <= kRowsAtOnce) return true;
-  return many_rows_are_fast() && (kThreaded || at::get_num_threads() == 1);
-}
+bool PackedLinear::pays(std::int64_t rows) const { return rows <= kRowsAtOnce || many_rows_pay(); }
 
 at::Tensor PackedLinear::operator()(const at::Tensor& input, Activation activation) const {
   const at::Tensor rows = input.contiguous();

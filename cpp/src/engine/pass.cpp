@@ -4,6 +4,17 @@
 
 namespace ts_infer {
 
+bool any_node(const torch::jit::Block* block,
+              const std::function<bool(const torch::jit::Node*)>& holds) {
+  for (const torch::jit::Node* node : block->nodes()) {
+    if (holds(node)) return true;
+    for (const torch::jit::Block* inner : node->blocks()) {
+      if (any_node(inner, holds)) return true;
+    }
+  }
+  return false;
+}
+
 int change_nodes(torch::jit::Block* block, const std::function<bool(torch::jit::Node*)>& change) {
   int count = 0;
   for (torch::jit::Node* node : block->nodes()) {

@@ -14,8 +14,12 @@ namespace ts_infer {
 // arguments ("..."), because torch's interpreter has one operation for all nodes of an operator
 // that does not.
 
-/// Returns for how many nodes, inner blocks included, `change` returns true. It may insert nodes
-/// and take uses away; nodes without uses are deleted later.
+/// Whether `holds` returns true for a node, inner blocks included.
+bool any_node(const torch::jit::Block* block,
+              const std::function<bool(const torch::jit::Node*)>& holds);
+
+/// Returns for how many nodes, inner blocks included, `change` returns true. It may insert nodes,
+/// take uses away and destroy nodes behind its own; nodes without uses are deleted later.
 int change_nodes(torch::jit::Block* block, const std::function<bool(torch::jit::Node*)>& change);
 
 /// Puts a new node before `node`, whose outputs take the place of its outputs.

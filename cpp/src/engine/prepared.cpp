@@ -21,8 +21,27 @@
 #include "engine/transformer.h"
 
 namespace ts_infer {
+namespace {
 
-torch::jit::Code prepare(torch::jit::Function& function, bool optimize,
+void use_own_kernels(const std::shared_ptr<torch::jit::Graph>& graph, const std::string& function,
+                     std::vector<std::string>* decisions) {
+  expand_encoder_layers(graph);
+  const std::pair<int, const char*> replaced[] = {{pack_lstms(graph), "LSTM"},
+                                                  {pack_linears(graph), "linear"},
+                                                  {replace_attention(graph), "attention"}};
+  std::string text;
+  for (const auto& [count, what] : replaced) {
+    if (count == 0) continue;
+    text += c10::str(text.empty() ? "" : ", ", count, " ", what, count == 1 ? "" : "s");
+  }
+  if (decisions && !text.empty()) {
+    decisions->push_back(function + ": own kernels, weights packed, for " + text);
+  }
+}
+
+}  // namespace
+
+torch::jit::Code prepare(torch::jit::Function& function, c10::Device device, bool optimize,
                          std::vector<std::string>* decisions) {
   // clone() and state analysis read the function's own graph, which stays as it is.
   auto graph = torch::jit::toGraphFunction(function).graph()->copy();
@@ -33,18 +52,7 @@ torch::jit::Code prepare(torch::jit::Function& function, bool optimize,
     torch::jit::EliminateCommonSubexpression(graph);
     torch::jit::PeepholeOptimize(graph);
     torch::jit::ConstantPooling(graph);
-    expand_encoder_layers(graph);
-    const std::pair<int, const char*> replaced[] = {{pack_lstms(graph), "LSTM"},
-                                                    {pack_linears(graph), "linear"},
-                                                    {replace_attention(graph), "attention"}};
-    std::string text;
-    for (const auto& [count, what] : replaced) {
-      if (count == 0) continue;
-      text += c10::str(text.empty() ? "" : ", ", count, " ", what, count == 1 ? "" : "s");
-    }
-    if (decisions && !text.empty()) {
-      decisions->push_back(function.name() + ": own kernels, weights packed, for " + text);
-    }
+    if (device.is_cpu()) use_own_kernels(graph, function.name(), decisions);
   }
   torch::jit::runRequiredPasses(graph);  // the interpreter cannot do without
   torch::jit::EliminateDeadCode(graph);

@@ -15,6 +15,7 @@
 
 #include "device/front_allocator.h"
 #include "engine/executor_policy.h"
+#include "engine/pass.h"
 #include "engine/prepared.h"
 #include "engine/state_analysis.h"
 #include "messages.h"
@@ -69,7 +70,7 @@ struct Program {
   void prepare_methods(ExecutorChoice& choice, std::vector<std::string>* decisions) {
     try {
       for (std::size_t i = 0; i < names.size(); ++i) {
-        methods[i].code = prepare(function(i), optimize, decisions);
+        methods[i].code = prepare(function(i), device, optimize, decisions);
       }
     } catch (const std::exception& error) {
       for (Method& method : methods) method.code = {};
@@ -209,13 +210,8 @@ bool calls_convolution(const Block* block) {
   static const std::unordered_set<std::string> kConvolutions = {
       "aten::_convolution", "aten::convolution",      "aten::conv1d",          "aten::conv2d",
       "aten::conv3d",       "aten::conv_transpose2d", "aten::conv_transpose1d"};
-  for (const Node* node : block->nodes()) {
-    if (kConvolutions.count(node->kind().toQualString())) return true;
-    for (const Block* inner : node->blocks()) {
-      if (calls_convolution(inner)) return true;
-    }
-  }
-  return false;
+  return any_node(
+      block, [](const Node* node) { return kConvolutions.count(node->kind().toQualString()) > 0; });
 }
 
 Module read_module(const Archive& archive, c10::Device device, bool map_weights,

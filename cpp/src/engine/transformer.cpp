@@ -2,7 +2,6 @@
 
 #include <torch/csrc/jit/ir/constants.h>
 
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -81,12 +80,12 @@ class Expansion {
   torch::jit::Graph& graph_;
 };
 
-bool all_known(const Node* node) {
+bool fits(const Node* node) {
   for (const char* name : {"qkv_weight", "qkv_bias", "proj_weight", "proj_bias", "norm_weight_1",
                            "norm_bias_1", "norm_weight_2", "norm_bias_2", "ffn_weight_1",
                            "ffn_bias_1", "ffn_weight_2", "ffn_bias_2"}) {
     const auto weight = torch::jit::toIValue(node->namedInput(name));
-    if (!weight || !weight->isTensor()) return false;
+    if (!weight || !weight->isTensor() || !is_float_on_host(weight->toTensor())) return false;
   }
   const auto mask = torch::jit::toIValue(node->namedInput("mask"));
   return mask && mask->isNone() && torch::jit::toIValue(node->namedInput("eps")) &&
@@ -99,7 +98,7 @@ bool expand(Node* node) {
   }
   const auto norm_first = torch::jit::constant_as<bool>(node->namedInput("norm_first"));
   const auto gelu = torch::jit::constant_as<bool>(node->namedInput("use_gelu"));
-  if (!norm_first || !gelu || !all_known(node)) return false;
+  if (!norm_first || !gelu || !fits(node)) return false;
   const torch::jit::WithInsertPoint before(node);
   torch::jit::Value* result = Expansion(node)(*norm_first, *gelu);
   result->setType(node->output()->type());
@@ -109,13 +108,9 @@ bool expand(Node* node) {
 
 /// Layers may be given nested tensors, which the expansion is not made for.
 bool makes_nested_tensors(const Block* block) {
-  for (const Node* node : block->nodes()) {
-    if (std::string(node->kind().toQualString()).find("nested") != std::string::npos) return true;
-    for (const Block* inner : node->blocks()) {
-      if (makes_nested_tensors(inner)) return true;
-    }
-  }
-  return false;
+  return any_node(block, [](const Node* node) {
+    return std::string(node->kind().toQualString()).find("nested") != std::string::npos;
+  });
 }
 
 }  // namespace
