@@ -26,6 +26,7 @@
 #include "device/memory.h"
 #include "device/streams.h"
 #include "dtype.h"
+#include "engine/package_engine.h"
 #include "engine/torchscript_engine.h"
 #include "input_check.h"
 #include "ivalues.h"
@@ -339,7 +340,9 @@ std::unique_ptr<Model::Impl> Model::Impl::load(const std::shared_ptr<const Archi
   info.load_steps = archive->steps();
   const std::string where = "[load] " + archive->subject();
   archive->require_intact();
-  impl->device = resolve_device<ModelLoadError>(where + ':', options.device);
+  const bool own_device = archive->compiled() && options.device == "auto";
+  impl->device = resolve_device<ModelLoadError>(
+      where + ':', own_device ? archive->compiled()->device : options.device);
   info.device = impl->device.str();
 
   const auto step = [&](const char* name, const auto& work) {
@@ -366,8 +369,12 @@ std::unique_ptr<Model::Impl> Model::Impl::load(const std::shared_ptr<const Archi
             "memory is not reused: the host has a CPU allocator of a higher priority");
       }
     }
-    impl->adopt(load_torchscript(*archive, impl->device, options.executor, options.optimize,
-                                 options.map_weights, info));
+    if (archive->is_package()) {
+      step("unpack", [&] { impl->adopt(load_package(*archive, impl->device, info)); });
+    } else {
+      impl->adopt(load_torchscript(*archive, impl->device, options.executor, options.optimize,
+                                   options.map_weights, info));
+    }
     if (impl->stream) impl->stream->stream().synchronize();  // calls may run on others
     on_stream.reset();
     if (info.stateful) {

@@ -509,6 +509,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{machine['cpu']}, {machine['cores']} cores; {versions}; {options.rounds} rounds, "
         f"{options.starts} starts; load average {machine['load_average']:.1f}"
     )
+    if options.folder:  # the C++ contestants have to fit the library at hand
+        (options.folder / Path(contestants.NATIVE).name).unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         for model in options.models:
             try:

@@ -178,6 +178,7 @@ def _make_native(_: Any, path: Path) -> None:
     roots = [Path(root) for root in ts_infer.__path__ if (Path(root) / "include").exists()]
     library = str(roots[0] / "lib")
     folder = path.parent / "native"
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     cpp_extension.load(
         "peers_native",

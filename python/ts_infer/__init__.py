@@ -1,7 +1,8 @@
 """Export PyTorch modules and run them in C++, with latencies that can be promised.
 
-``ts_infer.export`` writes a model file, ``ts_infer.audit`` looks at one, and ``ts_infer.runtime``
-runs it. Importing this package does not import torch: that happens on the first use of either.
+``ts_infer.export`` writes a model file, ``ts_infer.audit`` looks at one, ``ts_infer.compile`` makes
+an AOTInductor package of one, and ``ts_infer.runtime`` runs either. Importing this package does not
+import torch: that happens on the first use of any of them.
 
 Example:
     >>> import ts_infer
@@ -27,9 +28,13 @@ from ts_infer._errors import (
 
 if TYPE_CHECKING:
     from ts_infer import runtime
-    from ts_infer._export import ExportReport, audit, export
+    from ts_infer._export.archive_audit import audit
+    from ts_infer._export.exporter import export
+    from ts_infer._export.package import CompileReport, compile  # noqa: A004
+    from ts_infer._export.report import ExportReport
 
 __all__ = [
+    "CompileReport",
     "Error",
     "ExecutionError",
     "ExportError",
@@ -39,13 +44,16 @@ __all__ = [
     "ModelNotFoundError",
     "__version__",
     "audit",
+    "compile",
     "export",
     "runtime",
 ]
 
 check_torch()
 
-_LAZY = dict.fromkeys(("audit", "export", "ExportReport"), "ts_infer._export")
+_LAZY = dict.fromkeys(
+    ("audit", "compile", "export", "CompileReport", "ExportReport"), "ts_infer._export"
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -18,9 +18,10 @@ from ts_infer._compat import torch_dir
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# A verb's module has add_parser(subparsers) and run(args) -> exit code.
+# A verb's module has DESCRIPTION, add_arguments(parser) and run(args) -> exit code.
 VERBS = {
     "audit": "ts_infer._export.audit_cli",
+    "compile": "ts_infer._export.compile_cli",
     "demo": "ts_infer._demo",
     "export": "ts_infer._export.cli",
     "report": "ts_infer._report.cli",
@@ -61,11 +62,16 @@ def _exec_binary(arguments: Sequence[str]) -> int:
 
 
 def _run_verb(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="ts_infer")
-    module = importlib.import_module(VERBS[arguments[0]])
-    module.add_parser(parser.add_subparsers(dest="verb", required=True))
+    verb, *rest = arguments
+    module = importlib.import_module(VERBS[verb])
+    parser = argparse.ArgumentParser(
+        prog=f"ts_infer {verb}",
+        description=module.DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser)
     try:
-        return int(module.run(parser.parse_args(arguments)))
+        return int(module.run(parser.parse_args(rest)))
     except ts_infer.Error as error:
         print(f"ts_infer: {error}", file=sys.stderr)
         return next(code for kind, code in _EXIT_CODES if isinstance(error, kind))

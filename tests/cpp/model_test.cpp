@@ -407,13 +407,16 @@ TEST(ModelTest, UnknownDeviceOrExecutorIsAModelLoadErrorThatListsWhatIsThere) {
               HasSubstr("executor: expected prepared or legacy or simple"));
 }
 
-TEST(ModelTest, OptimisedConvolutionComputesTheSame) {
+/// Has `groups` groups.
+void check_convolution(std::int64_t groups, const char* decision) {
   torch::jit::Module module("Conv");
   module.register_attribute("training", c10::BoolType::get(), false);
-  module.register_parameter("weight", at::arange(36, at::kFloat).reshape({2, 2, 3, 3}) / 36, false);
+  module.register_attribute("groups", c10::IntType::get(), groups);
+  const at::Tensor weight = at::arange(36 / groups, at::kFloat).reshape({2, 2 / groups, 3, 3}) / 36;
+  module.register_parameter("weight", weight, false);
   module.define(R"(
 def forward(self, x):
-    return torch.relu(torch.conv2d(x, self.weight, None, [1, 1], [1, 1]))
+    return torch.relu(torch.conv2d(x, self.weight, None, [1, 1], [1, 1], [1, 1], self.groups))
 )");
   module.eval();
   const std::string bytes = testing::save(module);
@@ -423,11 +426,18 @@ def forward(self, x):
   Model optimised = load(bytes);
   EXPECT_TRUE(optimised.info().optimized);
   EXPECT_FALSE(reference.info().optimized);
-  EXPECT_THAT(optimised.info().decisions,
-              ::testing::Contains(HasSubstr("optimised for inference")));
+  EXPECT_THAT(optimised.info().decisions, ::testing::Contains(HasSubstr(decision)));
   const Tensor input = ones({1, 2, 8, 8});
   const at::Tensor expected = to_torch(reference.forward({input})[0]);
   EXPECT_TRUE(at::allclose(to_torch(optimised.forward({input})[0]), expected, 1e-5, 1e-6));
+}
+
+TEST(ModelTest, OptimisedConvolutionComputesTheSame) {
+  check_convolution(1, "own kernels, weights packed, for 1 convolution");
+}
+
+TEST(ModelTest, ConvolutionWithGroupsIsTorchsToOptimise) {
+  check_convolution(2, "optimised for inference");
 }
 
 }  // namespace

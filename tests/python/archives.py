@@ -30,6 +30,21 @@ def jit_load(source: Any) -> Any:
         return torch.jit.load(source)  # type: ignore[no-untyped-call]
 
 
+def uses_own_kernels(model: Any, what: str) -> bool:
+    """Whether a model's load decided to run so many operators by own kernels: "1 linear"."""
+    return any("own kernels" in text and what in text for text in model.info().decisions)
+
+
+@contextmanager
+def intra_op_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def archive_bytes(module: nn.Module, manifest: dict[str, Any] | None = None) -> bytes:
     """A module scripted and saved, with a manifest where one is given."""
     extra = {} if manifest is None else {"ts_infer/manifest.json": json.dumps(manifest)}

@@ -65,9 +65,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def export(*arguments: str) -> int:
-    parser = argparse.ArgumentParser(prog="ts_infer")
-    cli.add_parser(parser.add_subparsers(dest="verb"))
-    return cli.run(parser.parse_args(["export", *arguments]))
+    parser = argparse.ArgumentParser(prog="ts_infer export")
+    cli.add_arguments(parser)
+    return cli.run(parser.parse_args(arguments))
 
 
 @pytest.mark.parametrize("factory", ["as_tuple", "as_dict"])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from archives import quiet_torch_jit, script
+from archives import intra_op_threads, quiet_torch_jit, script, uses_own_kernels
 from torch import Tensor, nn
 from torch.export import Dim
 from torch.nn import functional
@@ -58,10 +58,6 @@ def load(module: Recurrent, folder: Path) -> runtime.Model:
     return runtime.load(folder / "lstm.pt")
 
 
-def packed(model: runtime.Model, what: str = "1 LSTM") -> bool:
-    return any("own kernels" in text and what in text for text in model.info().decisions)
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -82,7 +78,7 @@ def test_equals_eager_at_every_number_of_sequences_and_steps(
     torch.manual_seed(0)
     module = Recurrent(**options)
     model = load(module, tmp_path)
-    assert packed(model)
+    assert uses_own_kernels(model, "1 LSTM")
     for rows in (1, 2, 3, 4, 5, 8):  # the kernel takes up to 4
         for steps in (1, 2, 13, 40):
             inputs = module.inputs(rows, steps, seed=10 * steps + rows)
@@ -112,7 +108,7 @@ def test_a_projection_stays_with_torch(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = Recurrent(proj_size=5)
     model = load(module, tmp_path)
-    assert not packed(model)
+    assert not uses_own_kernels(model, "1 LSTM")
     inputs = module.inputs(2, 6)
     for ours, eager in zip(model(*inputs), module(*inputs), strict=True):
         torch.testing.assert_close(ours, eager)
@@ -120,14 +116,14 @@ def test_a_projection_stays_with_torch(tmp_path: Path) -> None:
 
 def test_the_optimize_option_turns_it_off(tmp_path: Path) -> None:
     load(Recurrent(), tmp_path)
-    assert not packed(runtime.load(tmp_path / "lstm.pt", optimize=False))
+    assert not uses_own_kernels(runtime.load(tmp_path / "lstm.pt", optimize=False), "1 LSTM")
 
 
 def test_a_state_of_the_wrong_size_is_torchs_to_refuse(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = Recurrent()
     model = load_plain(module, tmp_path)
-    assert packed(model)
+    assert uses_own_kernels(model, "1 LSTM")
     x, h, c = module.inputs(2, 6)
     with pytest.raises(ts_infer.ExecutionError, match="hidden"):
         model(x, h[:, :1], c)
@@ -153,7 +149,7 @@ def test_a_linear_equals_eager_at_every_number_of_rows(
     linear = nn.Linear(inputs, outputs, bias=bias)
     module = nn.Sequential(linear) if activation is None else nn.Sequential(linear, activation)
     model = load_plain(module, tmp_path)
-    assert packed(model, "1 linear")
+    assert uses_own_kernels(model, "1 linear")
     for shape in ((), (1,), (2,), (3,), (4,), (2, 2), (5,), (2, 3), (7, 31), (1, 1, 1), (0,)):
         x = torch.randn(*shape, inputs)
         with torch.inference_mode():
@@ -169,14 +165,9 @@ def test_a_linear_is_shared_by_the_threads(rows: int, outputs: int, tmp_path: Pa
     module = nn.Sequential(nn.Linear(500, outputs), nn.GELU())
     model = load_plain(module, tmp_path)
     x = torch.randn(rows, 500)
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            with torch.inference_mode():
-                torch.testing.assert_close(model(x), module(x), rtol=1e-5, atol=1e-5)
-    finally:
-        torch.set_num_threads(before)
+    for threads in (1, 2, 3):
+        with intra_op_threads(threads), torch.inference_mode():
+            torch.testing.assert_close(model(x), module(x), rtol=1e-5, atol=1e-5)
 
 
 class UsedTwice(nn.Module):
@@ -220,7 +211,7 @@ def test_a_linear_reads_its_input_before_later_writes(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = WrittenBetween()
     model = load_plain(module, tmp_path)
-    assert packed(model, "2 linears")
+    assert uses_own_kernels(model, "2 linears")
     x = torch.randn(2, 4)
     with torch.inference_mode():
         torch.testing.assert_close(model(x), module(x))
@@ -253,7 +244,7 @@ def test_other_dtypes_and_sizes_are_torchs_to_take_or_refuse(tmp_path: Path) -> 
 def test_weights_of_another_dtype_stay_with_torch(tmp_path: Path) -> None:
     module = nn.Sequential(nn.Linear(4, 6)).double()
     model = load_plain(module, tmp_path)
-    assert not packed(model, "linear")
+    assert not uses_own_kernels(model, "linear")
     x = torch.randn(1, 4, dtype=torch.float64)
     with torch.inference_mode():
         torch.testing.assert_close(model(x), module(x))
@@ -308,7 +299,7 @@ def test_attention_equals_eager(
     for causal, scale in ((False, None), (True, None), (False, 0.7), (False, -0.7)):
         module = Attention(causal, scale)
         model = load_plain(module, tmp_path)
-        assert packed(model, "1 attention")
+        assert uses_own_kernels(model, "1 attention")
         q = torch.randn(*batch, queries, width)
         k = torch.randn(*batch, keys, width)
         v = torch.randn(*batch, keys, value_width)
@@ -384,7 +375,7 @@ def test_an_encoders_layer_equals_eager(activation: str, norm_first: bool, tmp_p
         audit="fast",
     )
     model = runtime.load(tmp_path / "encoder.pt")
-    assert packed(model, "8 linears, 2 attentions")
+    assert uses_own_kernels(model, "8 linears, 2 attentions")
     for steps in (1, 2, 9, 37, 70):
         x = torch.randn(2, steps, 48)
         with torch.inference_mode():

@@ -91,8 +91,8 @@ std::string describe_other_zip(const std::vector<ZipMember>& members, const std:
     return "a torch.package; load the module in Python and export it with ts_infer.export";
   }
   if (has("archive_format")) {
-    return "a torch.export or AOTInductor package (.pt2), which this version does not run; "
-           "export TorchScript with ts_infer.export";
+    return "a torch.export program (.pt2), which holds no code that runs here; make an AOTInductor "
+           "package of its module with ts_infer.compile";
   }
   if (has("data.pkl")) {
     return "a torch.save file (a state_dict or a pickled module), which holds no code; load it "
@@ -271,10 +271,15 @@ void Archive::read() {
     members_ = read_zip_directory(bytes_);
     // Every member lies in one folder, whose name is the archive's own.
     if (!members_.empty()) root_ = members_[0].name.substr(0, members_[0].name.find('/') + 1);
-    const bool has_code = std::any_of(
-        members_.begin(), members_.end(),
-        [&](const ZipMember& member) { return starts_with(member.name, root_ + "code/"); });
-    if (!has_code) no_torchscript(subject(), describe_other_zip(members_, root_));
+    const auto has_folder = [&](const std::string& folder) {
+      return std::any_of(members_.begin(), members_.end(), [&](const ZipMember& member) {
+        return starts_with(member.name, root_ + folder);
+      });
+    };
+    is_package_ = has_folder("data/aotinductor/");
+    if (!is_package_ && !has_folder("code/")) {
+      no_torchscript(subject(), describe_other_zip(members_, root_));
+    }
 
     info_.name = stem();
     info_.members = members_.size();
@@ -305,6 +310,8 @@ void Archive::read() {
       info_.audit = std::move(manifest.audit);
       info_.libraries = std::move(manifest.libraries);
       golden_ = std::move(manifest.golden);
+      compiled_ = std::move(manifest.compiled);
+      if (is_package_) info_.methods = std::move(manifest.methods);
       if (golden_) info_.golden_calls = golden_->calls;
     }
     steps_.push_back({"integrity", ms() - steps_.front().ms, {}, {}});
@@ -318,6 +325,7 @@ void Archive::read() {
 
 ArchiveInfo Archive::scan() const {
   ArchiveInfo info = info_;
+  if (is_package_) return info;  // its code is native
   CodeScan scan;
   PyTorchStreamReader unpacker(reader());
   for (const ZipMember& member : members_) {

@@ -43,6 +43,12 @@ class Archive {
   /// Where the golden sample is; nullopt where the manifest names none.
   const std::optional<Golden>& golden() const { return golden_; }
 
+  /// Whether this is an AOTInductor package, not TorchScript.
+  bool is_package() const { return is_package_; }
+
+  /// What a package's manifest says; nullopt where it has none.
+  const std::optional<Compiled>& compiled() const { return compiled_; }
+
   /// Bytes of an extra file, as torch.jit.load finds it in _extra_files; nullopt where it is
   /// missing or damaged.
   std::optional<std::string> extra_file(const std::string& name) const;
@@ -76,6 +82,8 @@ class Archive {
   std::vector<ZipMember> members_;
   ArchiveInfo info_;
   std::optional<Golden> golden_;
+  std::optional<Compiled> compiled_;
+  bool is_package_ = false;
   std::vector<LoadStep> steps_;
 };
 

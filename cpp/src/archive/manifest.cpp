@@ -7,7 +7,7 @@
 namespace ts_infer {
 namespace {
 
-using nlohmann::json;
+using json = nlohmann::ordered_json;  // the entries of a result's dict stay in their order
 
 constexpr int kSchema = 1;
 
@@ -96,6 +96,26 @@ Golden parse_golden(const json& value) {
           parse_tolerances(tolerance.value("accelerator", json::object()))};
 }
 
+ResultStructure parse_result(const json& value) {
+  using Kind = ResultStructure::Kind;
+  static const std::map<std::string, Kind> kKinds = {
+      {"tuple", Kind::kTuple}, {"list", Kind::kList}, {"dict", Kind::kDict}};
+  ResultStructure result;
+  if (value == "tensor") return result;
+  for (const auto& [name, items] : value.get_ref<const json::object_t&>()) {
+    const auto kind = kKinds.find(name);
+    if (kind == kKinds.end()) {
+      throw ModelLoadError("its manifest has a result of an unknown kind, " + name);
+    }
+    result.kind = kind->second;
+    for (const auto& [key, item] : items.items()) {
+      result.keys.push_back(key);
+      result.items.push_back(parse_result(item));
+    }
+  }
+  return result;
+}
+
 }  // namespace
 
 Manifest parse_manifest(const std::string& text) {
@@ -126,6 +146,10 @@ Manifest parse_manifest(const std::string& text) {
     manifest.libraries = parse_libraries(root.value("libraries", json::array()));
     if (const json golden = root.value("golden", json()); !golden.is_null()) {
       manifest.golden = parse_golden(golden);
+    }
+    if (const json compiled = root.value("compiled", json()); !compiled.is_null()) {
+      manifest.compiled = {compiled.at("device").get<std::string>(),
+                           parse_result(compiled.at("result"))};
     }
     return manifest;
   } catch (const json::exception& error) {

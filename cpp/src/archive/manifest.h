@@ -25,11 +25,25 @@ struct Golden {
   std::map<DType, Tolerance> on_accelerator;
 };
 
+/// How a result is put together from tensors, depth-first.
+struct ResultStructure {
+  enum class Kind { kTensor, kTuple, kList, kDict };
+  Kind kind = Kind::kTensor;
+  std::vector<ResultStructure> items;
+  std::vector<std::string> keys;  // of the items: a dict's names, else their numbers
+};
+
+/// Of an AOTInductor package.
+struct Compiled {
+  std::string device;  // its type: "cpu", "cuda"
+  ResultStructure result;
+};
+
 /// extra/ts_infer/manifest.json: what the export wrote down about the model. Schema 1:
 ///
 ///   schema          1; readers refuse a larger number and ignore keys that they do not know
 ///   name            of the model
-///   method          "trace", "script" or "hybrid"
+///   method          "trace", "script", "hybrid" or "aotinductor"
 ///   versions        {"ts_infer", "torch", "python"}: that exported it
 ///   inputs          of forward, in order: {"name", "type", "dtype", "shape"}; a dimension is a
 ///                   size, {"name", "min", "max"} or null; max may be null; dtype and shape are
@@ -42,7 +56,9 @@ struct Golden {
 ///   audit           {"level", "probes": [{"name", "outcome", "runs", "reason"}], "allowed"}
 ///   libraries       [{"file", "operators", "classes"}]: what must be loaded before the model
 ///   golden          {"file", "calls", "tolerance": {"cpu" or "accelerator": {dtype: [rtol,
-///   atol]}}}
+///                   atol]}}}
+///   compiled        {"device", "result"}: of an AOTInductor package; a result is "tensor",
+///                   {"tuple": [result]}, {"list": [result]} or {"dict": {key: result}}
 struct Manifest {
   std::string name;
   std::string method;
@@ -55,6 +71,7 @@ struct Manifest {
   std::optional<Audit> audit;
   std::vector<NeededLibrary> libraries;
   std::optional<Golden> golden;
+  std::optional<Compiled> compiled;
 };
 
 /// @throws ModelLoadError that says what is wrong, as a clause.

@@ -156,7 +156,7 @@ bool replace_node(Node* node) {
     return false;
   }
   if (torch::jit::constant_as<double>(node->namedInput("dropout_p")) != 0.0) return false;
-  replace(node, "ts_infer::attention", node->inputs().vec());
+  replace(node, node, "ts_infer::attention", node->inputs().vec());
   return true;
 }
 

@@ -38,6 +38,27 @@ TS_INFER_INLINE void load(const float* from, V& to) {
   std::memcpy(&to, from, sizeof(to));
 }
 
+template <typename V>
+TS_INFER_INLINE void store(const V& from, float* to) {
+  std::memcpy(to, &from, sizeof(from));
+}
+
+/// The first `count` numbers, then zeros; all of them is the fast case.
+template <typename V>
+TS_INFER_INLINE void load(const float* from, std::int64_t count, V& to) {
+  if (count * sizeof(float) == sizeof(V)) return load(from, to);
+  V some = {};
+  std::memcpy(&some, from, count * sizeof(float));
+  to = some;
+}
+
+template <typename V>
+TS_INFER_INLINE void store(const V& from, std::int64_t count, float* to) {
+  if (count * sizeof(float) == sizeof(V)) return store(from, to);
+  const V some = from;
+  std::memcpy(to, &some, count * sizeof(float));
+}
+
 /// x becomes e^x, to 2 units in the last place; the method and the polynomial are Cephes' expf.
 template <int Lanes>
 TS_INFER_INLINE void exponential(typename Vector<Lanes>::Floats& x) {
@@ -127,10 +148,10 @@ TS_INFER_INLINE void step(const LstmKernel& s, std::int64_t unit, const float* g
     hyperbolic_tangent<Lanes>(sum[r][2]);
     sigmoid<Lanes>(sum[r][3]);
     c = sum[r][1] * c + sum[r][0] * sum[r][2];
-    std::memcpy(cells, &c, sizeof(c));
+    store(c, cells);
     hyperbolic_tangent<Lanes>(c);
     c *= sum[r][3];
-    std::memcpy(after + r * s.output_row + unit, &c, units * sizeof(float));
+    store(c, units, after + r * s.output_row + unit);
   }
 }
 
@@ -149,64 +170,160 @@ TS_INFER_INLINE void run_rows(const LstmKernel& s) {
   }
 }
 
+/// The rows of a linear's input, for `multiply`.
+struct LinearRows {
+  const LinearKernel& l;
+
+  std::int64_t taps() const { return 1; }
+  std::int64_t inputs() const { return l.inputs; }
+  const float* added() const { return nullptr; }
+  std::int64_t output_row() const { return l.output_row; }
+
+  template <int Rows>
+  TS_INFER_INLINE void find(std::int64_t row, std::int64_t /*tap*/,
+                            const float* (&rows)[Rows]) const {
+    for (int r = 0; r < Rows; ++r) rows[r] = l.input + (row + r) * l.input_row;
+  }
+};
+
+/// What a convolution multiplies: a row is a pixel of the output, a tap a place of the kernel.
+struct ConvolutionRows {
+  explicit ConvolutionRows(const ConvolutionKernel& kernel)
+      : l(kernel),
+        pixel_by_pixel(taps() == 1 && l.stride_y == 1 && l.stride_x == 1 && l.padding_y == 0 &&
+                       l.padding_x == 0) {}
+
+  const ConvolutionKernel& l;
+  bool pixel_by_pixel;  // the rows are the input's pixels
+
+  std::int64_t taps() const { return l.kernel_height * l.kernel_width; }
+  std::int64_t inputs() const { return l.inputs; }
+  const float* added() const { return l.added; }
+  std::int64_t output_row() const { return l.output_pixel; }
+
+  template <int Rows>
+  TS_INFER_INLINE void find(std::int64_t row, std::int64_t tap, const float* (&rows)[Rows]) const {
+    if (pixel_by_pixel) {
+      for (int r = 0; r < Rows; ++r) rows[r] = l.input + (row + r) * l.channels;
+      return;
+    }
+    const std::int64_t tap_y = tap / l.kernel_width * l.dilation_y - l.padding_y;
+    const std::int64_t tap_x = tap % l.kernel_width * l.dilation_x - l.padding_x;
+    std::int64_t out_y = row / l.output_width;
+    std::int64_t out_x = row % l.output_width;
+    for (int r = 0; r < Rows; ++r) {
+      const std::int64_t y = out_y * l.stride_y + tap_y;
+      const std::int64_t x = out_x * l.stride_x + tap_x;
+      const bool inside = y >= 0 && y < l.height && x >= 0 && x < l.width;
+      rows[r] = inside ? l.input + (y * l.width + x) * l.channels : l.zeros;
+      if (++out_x == l.output_width) {
+        out_x = 0;
+        ++out_y;
+      }
+    }
+  }
+};
+
 /// `Rows` rows and `Vectors` vectors of outputs from `first`, a multiple of Lanes.
-template <int Lanes, int Rows, int Vectors>
-TS_INFER_INLINE void multiply(const LinearKernel& l, std::int64_t row, std::int64_t first) {
+template <int Lanes, int Rows, int Vectors, typename Kernel, typename Source>
+TS_INFER_INLINE void multiply(const Kernel& l, const Source& source, std::int64_t row,
+                              std::int64_t first) {
   using V = Floats<Lanes>;
-  const float* input = l.input + row * l.input_row;
+  const std::int64_t inputs = source.inputs();
+  // What is needed at the end comes while the products are computed.
+  for (int r = 0; r < Rows; ++r) {
+    for (int v = 0; v < Vectors; ++v) {
+      const std::int64_t at = (row + r) * source.output_row() + first + v * Lanes;
+      __builtin_prefetch(l.output + at, 1);
+      if (source.added()) __builtin_prefetch(source.added() + at);
+    }
+  }
   V sum[Rows][Vectors];
   const float* weights[Vectors];
   for (int v = 0; v < Vectors; ++v) {
     const std::int64_t output = first + v * Lanes;
-    weights[v] = l.weights + output / kBlock * l.inputs * kBlock + output % kBlock;
+    weights[v] = l.weights + output / kBlock * source.taps() * inputs * kBlock + output % kBlock;
     for (int r = 0; r < Rows; ++r) load(l.biases + output, sum[r][v]);
   }
-  for (std::int64_t k = 0; k < l.inputs; ++k) {
-    for (int v = 0; v < Vectors; ++v) {
-      V column;
-      load(weights[v] + k * kBlock, column);
-      for (int r = 0; r < Rows; ++r) sum[r][v] += input[r * l.input_row + k] * column;
+  for (std::int64_t tap = 0; tap < source.taps(); ++tap) {
+    const float* input[Rows];
+    source.template find<Rows>(row, tap, input);
+    for (std::int64_t k = 0; k < inputs; ++k) {
+      for (int v = 0; v < Vectors; ++v) {
+        V column;
+        load(weights[v] + k * kBlock, column);
+        for (int r = 0; r < Rows; ++r) sum[r][v] += input[r][k] * column;
+      }
     }
+    for (int v = 0; v < Vectors; ++v) weights[v] += inputs * kBlock;
   }
   for (int v = 0; v < Vectors; ++v) {
     const std::int64_t output = first + v * Lanes;
     const std::int64_t outputs = std::clamp<std::int64_t>(l.outputs - output, 0, Lanes);
     for (int r = 0; r < Rows; ++r) {
       V& y = sum[r][v];
+      const std::int64_t at = (row + r) * source.output_row() + output;
+      if (source.added()) {
+        V added;
+        load(source.added() + at, outputs, added);
+        y += added;
+      }
       if (l.activation == Activation::kRelu) y = y < 0.0F ? V{} : y;  // NaN stays NaN
       if (l.activation == Activation::kGelu) gelu<Lanes>(y);
-      std::memcpy(l.output + (row + r) * l.output_row + output, &y, outputs * sizeof(float));
+      store(y, outputs, l.output + at);
     }
   }
 }
 
-template <int Lanes, int Vectors>
-TS_INFER_INLINE void multiply_rows(const LinearKernel& l, std::int64_t begin, std::int64_t end,
-                                   std::int64_t first) {
+template <int Lanes, int Vectors, typename Kernel, typename Source>
+TS_INFER_INLINE void multiply_rows(const Kernel& l, const Source& source, std::int64_t begin,
+                                   std::int64_t end, std::int64_t first) {
   static_assert(kRowsAtOnce == 4);
   std::int64_t row = begin;
-  for (; row + 4 <= end; row += 4) multiply<Lanes, 4, Vectors>(l, row, first);
-  if (end - row == 1) multiply<Lanes, 1, Vectors>(l, row, first);
-  if (end - row == 2) multiply<Lanes, 2, Vectors>(l, row, first);
-  if (end - row == 3) multiply<Lanes, 3, Vectors>(l, row, first);
+  // Five at the end rather than one alone, which takes as long as four.
+  for (; row + 4 <= end && end - row != 5; row += 4) {
+    multiply<Lanes, 4, Vectors>(l, source, row, first);
+  }
+  if (end - row == 5) multiply<Lanes, 5, Vectors>(l, source, row, first);
+  if (end - row == 1) multiply<Lanes, 1, Vectors>(l, source, row, first);
+  if (end - row == 2) multiply<Lanes, 2, Vectors>(l, source, row, first);
+  if (end - row == 3) multiply<Lanes, 3, Vectors>(l, source, row, first);
 }
 
 /// `Vectors` times kRowsAtOnce is how many sums stay in the processor's registers.
-template <int Lanes, int Vectors>
-TS_INFER_INLINE void run_any(const LinearKernel& l) {
-  // As many rows as stay in the cache of a core while all weights pass by.
-  constexpr std::int64_t kCached = 64 * 1024;
-  const std::int64_t chunk =
-      kRowsAtOnce * std::max<std::int64_t>(1, kCached / (kRowsAtOnce * l.inputs));
-  for (std::int64_t begin = 0; begin < l.rows; begin += chunk) {
-    const std::int64_t end = std::min(l.rows, begin + chunk);
+template <int Lanes, int Vectors, typename Kernel, typename Source>
+TS_INFER_INLINE void multiply_all(const Kernel& l, const Source& source, std::int64_t from,
+                                  std::int64_t to) {
+  // So many rows stay near while all weights pass by: more, and they fall out of the cache; fewer,
+  // and the weights are read too often.
+  constexpr std::int64_t kChunk = 256;
+  for (std::int64_t begin = from; begin < to; begin += kChunk) {
+    const std::int64_t end = std::min(to, begin + kChunk);
     const std::int64_t outputs = blocks_of(l.outputs) * kBlock;
     std::int64_t first = 0;
     for (; first + Vectors * Lanes <= outputs; first += Vectors * Lanes) {
-      multiply_rows<Lanes, Vectors>(l, begin, end, first);
+      multiply_rows<Lanes, Vectors>(l, source, begin, end, first);
     }
-    for (; first < outputs; first += Lanes) multiply_rows<Lanes, 1>(l, begin, end, first);
+    for (; first < outputs; first += Lanes) {
+      multiply_rows<Lanes, 1>(l, source, begin, end, first);
+    }
   }
+}
+
+template <int Lanes, int Vectors>
+TS_INFER_INLINE void run_any(const LinearKernel& l) {
+  multiply_all<Lanes, Vectors>(l, LinearRows{l}, 0, l.rows);
+}
+
+/// Pixels of a convolution's output.
+struct Pixels {
+  const ConvolutionKernel& l;
+  std::int64_t begin, end;
+};
+
+template <int Lanes, int Vectors>
+TS_INFER_INLINE void run_any(const Pixels& pixels) {
+  multiply_all<Lanes, Vectors>(pixels.l, ConvolutionRows{pixels.l}, pixels.begin, pixels.end);
 }
 
 /// A multiple of Lanes for every processor.
@@ -229,11 +346,11 @@ TS_INFER_INLINE void softmax(const AttentionKernel& a, std::int64_t query, float
     load(scores + k, x);
     x *= a.scale;
     if (mask) {
-      V added = {};
-      std::memcpy(&added, mask + k, std::min<std::int64_t>(Lanes, keys - k) * sizeof(float));
+      V added;
+      load(mask + k, std::min<std::int64_t>(Lanes, keys - k), added);
       x += added;
     }
-    std::memcpy(scores + k, &x, sizeof(x));
+    store(x, scores + k);
     highest = highest < x ? x : highest;
   }
   float top = highest[0];
@@ -252,7 +369,7 @@ TS_INFER_INLINE void softmax(const AttentionKernel& a, std::int64_t query, float
     exponential<Lanes>(x);
     x = shifted <= -87.0F ? V{} : x;  // NaN stays NaN
     total += x;
-    std::memcpy(scores + k, &x, sizeof(x));
+    store(x, scores + k);
   }
   float sum = 0;
   for (int lane = 0; lane < Lanes; ++lane) sum += total[lane];
@@ -261,7 +378,7 @@ TS_INFER_INLINE void softmax(const AttentionKernel& a, std::int64_t query, float
     V x;
     load(scores + k, x);
     x *= inverse;
-    std::memcpy(scores + k, &x, sizeof(x));
+    store(x, scores + k);
   }
 }
 
@@ -351,12 +468,15 @@ Processor processor() {
 }
 
 TS_INFER_AVX512 void run_avx512(const LinearKernel& linear) { run_any<16, 4>(linear); }
+TS_INFER_AVX512 void run_avx512(const Pixels& pixels) { run_any<16, 4>(pixels); }
 TS_INFER_AVX512 void run_avx512(const AttentionKernel& attention) { run_any<16, 4>(attention); }
 TS_INFER_AVX512 void run_avx512(const LstmKernel& lstm) { run_any<16>(lstm); }
 TS_INFER_AVX2 void run_avx2(const LinearKernel& linear) { run_any<8, 2>(linear); }
+TS_INFER_AVX2 void run_avx2(const Pixels& pixels) { run_any<8, 2>(pixels); }
 TS_INFER_AVX2 void run_avx2(const AttentionKernel& attention) { run_any<8, 2>(attention); }
 TS_INFER_AVX2 void run_avx2(const LstmKernel& lstm) { run_any<8>(lstm); }
 void run_here(const LinearKernel& linear) { run_any<4, 2>(linear); }
+void run_here(const Pixels& pixels) { run_any<4, 2>(pixels); }
 void run_here(const AttentionKernel& attention) { run_any<4, 2>(attention); }
 void run_here(const LstmKernel& lstm) { run_any<4>(lstm); }
 
@@ -377,6 +497,10 @@ void choose(const Kernel& kernel) {
 bool many_rows_are_fast() { return processor() != Processor::kAny; }
 
 void run(const LinearKernel& linear) { choose(linear); }
+
+void run(const ConvolutionKernel& convolution, std::int64_t begin, std::int64_t end) {
+  choose(Pixels{convolution, begin, end});
+}
 
 std::int64_t scratch_size(const AttentionKernel& a) {
   return padded(a.keys) * (a.width + kQueries) + padded(a.value_width) * a.keys +

@@ -41,6 +41,27 @@ struct LinearKernel {
 
 void run(const LinearKernel& linear);
 
+/// A convolution over one image whose channels lie together ("channels last"):
+/// output = activation(input * W + bias + added).
+struct ConvolutionKernel {
+  std::int64_t height, width, channels;               // of the input
+  std::int64_t output_height, output_width, outputs;  // `outputs` channels
+  std::int64_t kernel_height, kernel_width;
+  std::int64_t stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x;
+  std::int64_t inputs;  // at one place of the kernel: `channels`, or those of several pixels
+  Activation activation;
+  const float* weights;       // [block][y][x][input][kBlock]
+  const float* biases;        // [block][kBlock]
+  const float* input;         // [y][x][channel]
+  const float* zeros;         // [input], what lies outside
+  const float* added;         // as output, or nullptr
+  float* output;              // [y][x][output]
+  std::int64_t output_pixel;  // from one pixel to the next
+};
+
+/// The pixels [begin, end) of the output, counted line by line.
+void run(const ConvolutionKernel& convolution, std::int64_t begin, std::int64_t end);
+
 /// One head: output = softmax(scale queries keys^T + mask) values, with zeros for a query whose
 /// scores are all -infinity.
 struct AttentionKernel {

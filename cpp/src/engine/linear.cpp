@@ -1,7 +1,6 @@
 #include "engine/linear.h"
 
 #include <ATen/ATen.h>
-#include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/runtime/custom_operator.h>
 
 #include <optional>
@@ -42,16 +41,7 @@ class Linear {
   }
 
   at::Tensor run_torchs(const at::Tensor& input) const {
-    at::Tensor output = at::linear(input, weight_, bias_);
-    switch (activation_) {
-      case Activation::kNone:
-        return output;
-      case Activation::kRelu:
-        return output.relu_();
-      case Activation::kGelu:
-        return at::gelu_(output);
-    }
-    return output;
+    return activate(at::linear(input, weight_, bias_), activation_);
   }
 
   at::Tensor weight_;
@@ -64,22 +54,6 @@ const torch::jit::RegisterOperators kLinearOperator({torch::jit::Operator(
     "ts_infer::linear(...) -> Tensor",
     [](const Node* node) -> torch::jit::Operation { return Linear(node); },
     c10::AliasAnalysisKind::PURE_FUNCTION)});
-
-/// The activation that is the only use of a value, or nullptr and kNone.
-std::pair<Node*, Activation> only_activation(torch::jit::Value* value) {
-  if (value->uses().size() == 1) {
-    Node* user = value->uses()[0].user;
-    if (user->matches("aten::relu(Tensor self) -> Tensor") ||
-        user->matches("aten::relu_(Tensor(a!) self) -> Tensor(a!)")) {
-      return {user, Activation::kRelu};
-    }
-    if (user->matches("aten::gelu(Tensor self, *, str approximate='none') -> Tensor") &&
-        torch::jit::constant_as<std::string>(user->namedInput("approximate")) == "none") {
-      return {user, Activation::kGelu};
-    }
-  }
-  return {nullptr, Activation::kNone};
-}
 
 bool pack_linear(Node* node) {
   if (!node->matches("aten::linear(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor")) {
@@ -98,11 +72,7 @@ bool pack_linear(Node* node) {
   }
   const auto [user, activation] = only_activation(node->output());
   // Where the linear is: the input may be written to before the activation.
-  Node* packed = replace(node, "ts_infer::linear", {node->namedInput("input")});
-  if (user) {
-    user->output()->replaceAllUsesWith(packed->output());
-    user->destroy();
-  }
+  Node* packed = replace(node, user ? user : node, "ts_infer::linear", {node->namedInput("input")});
   packed->t_(kWeight, weights);
   if (bias->isTensor()) packed->t_(kBias, bias->toTensor());
   packed->i_(kActivation, static_cast<std::int64_t>(activation));

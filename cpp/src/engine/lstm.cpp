@@ -204,7 +204,7 @@ bool pack_lstm(Node* node) {
   if (!std::all_of(weights->begin(), weights->end(), is_float_on_host)) return false;
 
   Node* packed =
-      replace(node, "ts_infer::lstm", {node->namedInput("input"), node->namedInput("hx")});
+      replace(node, node, "ts_infer::lstm", {node->namedInput("input"), node->namedInput("hx")});
   packed->ts_(kWeights, *weights);
   packed->i_(kBiases, *biases);
   packed->i_(kLayers, *layers);

@@ -13,48 +13,41 @@ namespace {
 constexpr std::int64_t kOutputs = 4 * kBlock;
 constexpr std::int64_t kRows = 4 * kRowsAtOnce;
 
-/// Threads share the outputs where there are enough of them, so that each reads its own weights,
-/// else the rows.
-void run_on_threads(const LinearKernel& whole) {
-  const std::int64_t products = whole.rows * whole.inputs * whole.outputs;
-  if (!kThreaded || products <= kGrain || at::get_num_threads() == 1) return run(whole);
-  if (parts(whole.outputs, kOutputs) >= at::get_num_threads()) {
-    const std::int64_t grain = parts(kGrain, whole.rows * whole.inputs * kOutputs);
-    at::parallel_for(0, parts(whole.outputs, kOutputs), grain, [&](auto begin, auto end) {
-      const std::int64_t first = begin * kOutputs;
-      LinearKernel part = whole;
-      part.outputs = std::min(whole.outputs, end * kOutputs) - first;
-      part.weights += first * whole.inputs;
-      part.biases += first;
-      part.output += first;
-      run(part);
-    });
-  } else {
-    const std::int64_t grain = parts(kGrain, kRows * whole.inputs * whole.outputs);
-    at::parallel_for(0, parts(whole.rows, kRows), grain, [&](auto begin, auto end) {
-      const std::int64_t first = begin * kRows;
-      LinearKernel part = whole;
-      part.rows = std::min(whole.rows, end * kRows) - first;
-      part.input += first * whole.input_row;
-      part.output += first * whole.output_row;
-      run(part);
-    });
-  }
-}
-
 }  // namespace
 
-PackedLinear::PackedLinear(const at::Tensor& weight, const std::optional<at::Tensor>& bias)
-    : inputs_(weight.size(1)), outputs_(weight.size(0)) {
-  const std::int64_t padded = blocks_of(outputs_) * kBlock;
-  weights_ = at::zeros({blocks_of(outputs_), inputs_, kBlock});
-  for (std::int64_t first = 0; first < outputs_; first += kBlock) {
-    const std::int64_t count = std::min(kBlock, outputs_ - first);
-    weights_[first / kBlock].narrow(1, 0, count).copy_(weight.narrow(0, first, count).t());
+PackedWeights pack_weights(const at::Tensor& weight, const std::optional<at::Tensor>& bias) {
+  const std::int64_t outputs = weight.size(0);
+  PackedWeights packed = {at::zeros({blocks_of(outputs), weight.size(1), kBlock}),
+                          at::zeros({blocks_of(outputs) * kBlock})};
+  for (std::int64_t first = 0; first < outputs; first += kBlock) {
+    const std::int64_t count = std::min(kBlock, outputs - first);
+    packed.weights[first / kBlock].narrow(1, 0, count).copy_(weight.narrow(0, first, count).t());
   }
-  biases_ = at::zeros({padded});
-  if (bias) biases_.narrow(0, 0, outputs_).copy_(*bias);
+  if (bias) packed.biases.narrow(0, 0, outputs).copy_(*bias);
+  return packed;
 }
+
+void share(std::int64_t rows, std::int64_t outputs, std::int64_t inputs,
+           c10::function_ref<void(std::int64_t, std::int64_t, std::int64_t, std::int64_t)> part) {
+  if (!kThreaded || rows * inputs * outputs <= kGrain || at::get_num_threads() == 1) {
+    return part(0, rows, 0, outputs);
+  }
+  // Each thread reads its share of what is larger, weights or input, and all of the other.
+  if (outputs >= rows) {
+    const std::int64_t grain = parts(kGrain, rows * inputs * kOutputs);
+    at::parallel_for(0, parts(outputs, kOutputs), grain, [&](auto begin, auto end) {
+      part(0, rows, begin * kOutputs, std::min(outputs, end * kOutputs));
+    });
+  } else {
+    const std::int64_t grain = parts(kGrain, kRows * inputs * outputs);
+    at::parallel_for(0, parts(rows, kRows), grain, [&](auto begin, auto end) {
+      part(begin * kRows, std::min(rows, end * kRows), 0, outputs);
+    });
+  }
+}
+
+PackedLinear::PackedLinear(const at::Tensor& weight, const std::optional<at::Tensor>& bias)
+    : inputs_(weight.size(1)), outputs_(weight.size(0)), packed_(pack_weights(weight, bias)) {}
 
 bool PackedLinear::pays(std::int64_t rows) const { return rows <= kRowsAtOnce || many_rows_pay(); }
 
@@ -68,13 +61,23 @@ at::Tensor PackedLinear::operator()(const at::Tensor& input, Activation activati
   kernel.inputs = inputs_;
   kernel.outputs = outputs_;
   kernel.activation = activation;
-  kernel.weights = weights_.const_data_ptr<float>();
-  kernel.biases = biases_.const_data_ptr<float>();
+  kernel.weights = packed_.weights.const_data_ptr<float>();
+  kernel.biases = packed_.biases.const_data_ptr<float>();
   kernel.input = rows.const_data_ptr<float>();
   kernel.input_row = inputs_;
   kernel.output = output.mutable_data_ptr<float>();
   kernel.output_row = outputs_;
-  run_on_threads(kernel);
+  share(kernel.rows, outputs_, inputs_,
+        [&](std::int64_t begin, std::int64_t end, std::int64_t first, std::int64_t last) {
+          LinearKernel part = kernel;
+          part.rows = end - begin;
+          part.outputs = last - first;
+          part.weights += first * inputs_;
+          part.biases += first;
+          part.input += begin * part.input_row;
+          part.output += begin * part.output_row + first;
+          run(part);
+        });
   return output;
 }
 

@@ -1,12 +1,28 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/util/FunctionRef.h>
 
 #include <optional>
 
 #include "engine/kernels.h"
 
 namespace ts_infer {
+
+/// Weights as kernels.h takes them.
+struct PackedWeights {
+  at::Tensor weights;  // [block][input][kBlock]
+  at::Tensor biases;   // [block][kBlock]
+};
+
+/// @param weight [output, input], float32
+/// @param bias   [output], or nothing
+PackedWeights pack_weights(const at::Tensor& weight, const std::optional<at::Tensor>& bias);
+
+/// Calls part(begin, end, first, last) for rows [begin, end) and outputs [first, last), where
+/// `first` begins a block, so that all are done once, on torch's intra-op threads where that pays.
+void share(std::int64_t rows, std::int64_t outputs, std::int64_t inputs,
+           c10::function_ref<void(std::int64_t, std::int64_t, std::int64_t, std::int64_t)> part);
 
 /// A fully connected layer whose weights are packed once, for any number of rows: nothing is set up
 /// for a number that is new. Runs on torch's intra-op threads. Calls may come from any thread.
@@ -29,8 +45,7 @@ class PackedLinear {
  private:
   std::int64_t inputs_;
   std::int64_t outputs_;
-  at::Tensor weights_;  // [block][input][kBlock]
-  at::Tensor biases_;   // [block][kBlock]
+  PackedWeights packed_;
 };
 
 }  // namespace ts_infer

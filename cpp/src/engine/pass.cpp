@@ -1,6 +1,8 @@
 #include "engine/pass.h"
 
+#include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
+#include <torch/csrc/jit/ir/constants.h>
 
 namespace ts_infer {
 
@@ -24,18 +26,46 @@ int change_nodes(torch::jit::Block* block, const std::function<bool(torch::jit::
   return count;
 }
 
-torch::jit::Node* replace(torch::jit::Node* node, const char* kind,
+torch::jit::Node* replace(torch::jit::Node* place, torch::jit::Node* last, const char* kind,
                           const std::vector<torch::jit::Value*>& inputs) {
-  torch::jit::Node* ours = node->owningGraph()->create(c10::Symbol::fromQualString(kind), inputs,
-                                                       node->outputs().size());
-  ours->insertBefore(node);
-  ours->setSourceRange(node->sourceRange());
-  ours->setScope(node->scope());
-  for (std::size_t i = 0; i < node->outputs().size(); ++i) {
-    ours->output(i)->setType(node->output(i)->type());
+  torch::jit::Node* ours = place->owningGraph()->create(c10::Symbol::fromQualString(kind), inputs,
+                                                        last->outputs().size());
+  ours->insertBefore(place);
+  ours->setSourceRange(place->sourceRange());
+  ours->setScope(place->scope());
+  for (std::size_t i = 0; i < last->outputs().size(); ++i) {
+    ours->output(i)->setType(last->output(i)->type());
   }
-  node->replaceAllUsesWith(ours);
+  last->replaceAllUsesWith(ours);
+  if (last != place) last->destroy();
   return ours;
+}
+
+std::pair<torch::jit::Node*, Activation> only_activation(torch::jit::Value* value) {
+  if (value->uses().size() == 1) {
+    torch::jit::Node* user = value->uses()[0].user;
+    if (user->matches("aten::relu(Tensor self) -> Tensor") ||
+        user->matches("aten::relu_(Tensor(a!) self) -> Tensor(a!)")) {
+      return {user, Activation::kRelu};
+    }
+    if (user->matches("aten::gelu(Tensor self, *, str approximate='none') -> Tensor") &&
+        torch::jit::constant_as<std::string>(user->namedInput("approximate")) == "none") {
+      return {user, Activation::kGelu};
+    }
+  }
+  return {nullptr, Activation::kNone};
+}
+
+at::Tensor activate(at::Tensor tensor, Activation activation) {
+  switch (activation) {
+    case Activation::kNone:
+      return tensor;
+    case Activation::kRelu:
+      return tensor.relu_();
+    case Activation::kGelu:
+      return at::gelu_(tensor);
+  }
+  return tensor;
 }
 
 bool is_float_on_host(const at::Tensor& tensor) {

@@ -4,7 +4,10 @@
 #include <torch/csrc/jit/ir/ir.h>
 
 #include <functional>
+#include <utility>
 #include <vector>
+
+#include "engine/kernels.h"
 
 namespace ts_infer {
 
@@ -22,9 +25,16 @@ bool any_node(const torch::jit::Block* block,
 /// take uses away and destroy nodes behind its own; nodes without uses are deleted later.
 int change_nodes(torch::jit::Block* block, const std::function<bool(torch::jit::Node*)>& change);
 
-/// Puts a new node before `node`, whose outputs take the place of its outputs.
-torch::jit::Node* replace(torch::jit::Node* node, const char* kind,
+/// Puts a new node before `place`, whose outputs take the place of those of `last`, which is
+/// destroyed if it is another node.
+torch::jit::Node* replace(torch::jit::Node* place, torch::jit::Node* last, const char* kind,
                           const std::vector<torch::jit::Value*>& inputs);
+
+/// The activation that is the only use of a value, or nullptr and kNone.
+std::pair<torch::jit::Node*, Activation> only_activation(torch::jit::Value* value);
+
+/// The activation by torch's operators, in place.
+at::Tensor activate(at::Tensor tensor, Activation activation);
 
 /// A dense float32 tensor on the host that wants no gradient.
 bool is_float_on_host(const at::Tensor& tensor);

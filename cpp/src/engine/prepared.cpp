@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "engine/attention.h"
+#include "engine/convolution.h"
 #include "engine/linear.h"
 #include "engine/lstm.h"
 #include "engine/transformer.h"
@@ -23,12 +24,15 @@
 namespace ts_infer {
 namespace {
 
-void use_own_kernels(const std::shared_ptr<torch::jit::Graph>& graph, const std::string& function,
+void use_own_kernels(std::shared_ptr<torch::jit::Graph>& graph, const std::string& function,
                      std::vector<std::string>* decisions) {
   expand_encoder_layers(graph);
-  const std::pair<int, const char*> replaced[] = {{pack_lstms(graph), "LSTM"},
-                                                  {pack_linears(graph), "linear"},
-                                                  {replace_attention(graph), "attention"}};
+  const bool convolutions = packs_all_convolutions(*graph);
+  const std::pair<int, const char*> replaced[] = {
+      {convolutions ? pack_convolutions(graph) : 0, "convolution"},
+      {pack_lstms(graph), "LSTM"},
+      {pack_linears(graph), "linear"},
+      {replace_attention(graph), "attention"}};
   std::string text;
   for (const auto& [count, what] : replaced) {
     if (count == 0) continue;

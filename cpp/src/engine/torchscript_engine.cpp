@@ -4,6 +4,8 @@
 #include <torch/csrc/jit/api/function_impl.h>
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/ir/ir.h>
+#include <torch/csrc/jit/passes/constant_propagation.h>
+#include <torch/csrc/jit/passes/inliner.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
 #include <torch/csrc/jit/serialization/import.h>
 
@@ -14,6 +16,7 @@
 #include <unordered_set>
 
 #include "device/front_allocator.h"
+#include "engine/convolution.h"
 #include "engine/executor_policy.h"
 #include "engine/pass.h"
 #include "engine/prepared.h"
@@ -238,8 +241,16 @@ void put_in_eval_mode(Module& module, std::vector<std::string>& decisions) {
   decisions.push_back("the archive was saved in train mode: it runs in eval mode");
 }
 
+/// Whether prepare() will have all convolutions of a method run by own kernels.
+bool runs_all_convolutions(const torch::jit::Method& method) {
+  auto graph = method.graph()->copy();
+  torch::jit::Inline(*graph);
+  torch::jit::ConstantPropagation(graph);
+  return packs_all_convolutions(*graph);
+}
+
 /// The optimised module, or the module itself where passes do not apply; both compute the same.
-Module optimized(Module module, ModelInfo& info) {
+Module optimized(Module module, bool own_kernels, ModelInfo& info) {
   if (!module.find_method("forward")) {
     info.decisions.push_back("not optimised: there is no forward");
     return module;
@@ -254,6 +265,10 @@ Module optimized(Module module, ModelInfo& info) {
     // measured to be between useless and 1.3 times slower (LSTM).
     if (!calls_convolution(frozen.get_method("forward").graph()->block())) {
       info.decisions.push_back("frozen; optimize_for_inference left out: there is no convolution");
+      return frozen;
+    }
+    if (own_kernels && runs_all_convolutions(frozen.get_method("forward"))) {
+      info.decisions.push_back("frozen; optimize_for_inference left out: own kernels instead");
       return frozen;
     }
     Module fast = torch::jit::optimize_for_inference(frozen, others);
@@ -283,7 +298,7 @@ std::unique_ptr<Engine> load_torchscript(const Archive& archive, c10::Device dev
   put_in_eval_mode(module, info.decisions);
   step_done("deserialise");
   if (optimize) {
-    module = optimized(std::move(module), info);
+    module = optimized(std::move(module), choice.executor == "prepared" && device.is_cpu(), info);
     step_done("optimise");
   } else {
     info.decisions.push_back("not optimised: asked for");

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import shlex
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ts_infer._errors import Error
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 ITERATIONS = 30
 STEPS = 5
 
-_DESCRIPTION = """\
+DESCRIPTION = """\
 Export DenseTNT, a trajectory predictor, and run it on a generated traffic scene.
 
 Exports the model, runs the compiled binary on the scene, measures eager Python, torch.jit in
@@ -33,21 +33,8 @@ with one thread.
 """
 
 
-def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    """Add the `demo` verb to a parser's subparsers.
-
-    Args:
-        subparsers: What `argparse.ArgumentParser.add_subparsers` returned.
-
-    Returns:
-        The verb's parser; its `run` default is `run`.
-    """
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "demo",
-        help="export a model, run it, measure it and draw what it predicts",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the `demo` verb takes to its parser."""
     parser.add_argument(
         "--output-dir",
         metavar="DIR",
@@ -58,15 +45,13 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--seed", metavar="N", type=int, default=0, help="of the scene and of the weights (0)"
     )
-    parser.set_defaults(run=run)
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the verb.
 
     Args:
-        args: Parsed by the parser of `add_parser`.
+        args: Parsed by a parser with `add_arguments`.
 
     Returns:
         The exit status, 0.

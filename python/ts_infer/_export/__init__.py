@@ -2,6 +2,7 @@
 
 exporter         `export`: the ways that are tried, and the file that is written
 archive_audit    `audit`: an archive that was there before
+package          `compile`: an AOTInductor package of an archive
 audit            the probes, their order and budgets
 differential     one comparison of module and export, and what it found
 variants         the inputs that are compared on; `shapes` has the dynamic dims
@@ -17,15 +18,18 @@ report           findings, probes and their text; findings.md explains every cod
 
 from ts_infer._export.archive_audit import audit
 from ts_infer._export.exporter import export
+from ts_infer._export.package import CompileReport, compile  # noqa: A004
 from ts_infer._export.report import Attempt, ExportReport, Finding, Probe, Run, Scripted
 
 __all__ = [
     "Attempt",
+    "CompileReport",
     "ExportReport",
     "Finding",
     "Probe",
     "Run",
     "Scripted",
     "audit",
+    "compile",
     "export",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import zipfile
@@ -65,7 +66,7 @@ def audit(
         Error: The archive cannot be opened.
     """
     archive = Path(os.fspath(path))
-    document = _manifest(archive)
+    document = read_manifest(archive)
     name = str(document.get("name", archive.stem))
     report = ExportReport(str(archive), name, str(document.get("method", "")), level, verb="audit")
     try:
@@ -89,19 +90,18 @@ def audit(
     return report
 
 
-def _manifest(archive: Path) -> dict[str, Any]:
+def read_manifest(archive: Path, verb: str = "audit") -> dict[str, Any]:
+    """Return the manifest of an archive, empty where it has none."""
     try:
-        with zipfile.ZipFile(archive) as file:
-            for entry in file.namelist():
-                if entry.endswith(f"/extra/{manifest.MANIFEST_PATH}"):
-                    document = json.loads(file.read(entry))
-                    return document if isinstance(document, dict) else {}
+        document = json.loads(manifest.read_file(archive, manifest.MANIFEST_PATH))
+    except KeyError:
+        return {}
     except (OSError, zipfile.BadZipFile, ValueError) as error:
         raise Error(
-            f"[audit] {archive}: the archive cannot be read: expected a TorchScript archive, got "
+            f"[{verb}] {archive}: the archive cannot be read: expected a TorchScript archive, got "
             f"{error}; give a file that torch.jit.save or ts_infer.export wrote"
         ) from error
-    return {}
+    return document if isinstance(document, dict) else {}
 
 
 def _open(archive: Path) -> Any:
@@ -118,7 +118,7 @@ def _open(archive: Path) -> Any:
 def _against_module(
     report: ExportReport,
     archive: Path,
-    document: dict[str, Any],
+    document: Mapping[str, Any],
     module: nn.Module,
     example_inputs: Any,
     dynamic_shapes: Any,
@@ -157,7 +157,7 @@ def _against_module(
     report.runs = result.runs
 
 
-def _scripted_paths(document: dict[str, Any]) -> set[str]:
+def _scripted_paths(document: Mapping[str, Any]) -> set[str]:
     """Return the submodules that the manifest says were scripted, "" for the whole."""
     if document.get("method", "script") == "script":
         return {""}
@@ -167,7 +167,7 @@ def _scripted_paths(document: dict[str, Any]) -> set[str]:
 def _alone(
     report: ExportReport,
     archive: Path,
-    document: dict[str, Any],
+    document: Mapping[str, Any],
     example_inputs: Any,
     dynamic_shapes: Any,
 ) -> None:
@@ -186,11 +186,11 @@ def _alone(
     report.probes.append(Probe("graph", "found" if report.findings else "passed", 1))
     if found.random:
         report.notes.append("the model draws random numbers: its outputs follow torch's seed")
-    calls = _golden_calls(archive, document)
+    calls = golden_calls(archive, document)
     arguments_of_forward = [argument.name for argument in exported.forward.schema.arguments[1:]]
     if isinstance(example_inputs, Mapping):
         example_inputs = _in_order(example_inputs, arguments_of_forward)
-    values, source = _inputs(document, calls, example_inputs)
+    values, source = inputs_of(document, calls, example_inputs)
     if values is None:
         for probe in ("golden", "repeats", "sizes"):
             report.probes.append(Probe(probe, "skipped", reason=source))
@@ -198,7 +198,9 @@ def _alone(
     names = arguments_of_forward[: len(values)]
     example = arguments.Example(tuple(names), tuple(values), by_keyword=False)
     dynamic = (
-        shapes.parse(dynamic_shapes, example) if dynamic_shapes else _declared(document, example)
+        shapes.parse(dynamic_shapes, example)
+        if dynamic_shapes
+        else declared_shapes(document, example)
     )
     report.notes.append(f"inputs: {source}")
     _probe(report, "golden", lambda emit: _golden(archive, calls, emit), bool(calls))
@@ -216,21 +218,17 @@ def _in_order(given: Mapping[str, Any], names: Sequence[str]) -> tuple[Any, ...]
     return tuple(given[name] for name in names if name in given)
 
 
-def _golden_calls(archive: Path, document: dict[str, Any]) -> list[dict[str, Any]]:
+def golden_calls(archive: Path, document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the calls of the golden sample, none where there is none."""
     if not isinstance(document.get("golden"), dict):
         return []
-    files = {golden.GOLDEN_PATH: ""}
-    loader: Any = torch.jit.load
-    loader(str(archive), _extra_files=files)
-    data: Any = files[golden.GOLDEN_PATH]
-    import io
-
+    data = manifest.read_file(archive, golden.GOLDEN_PATH)
     stored = torch.load(io.BytesIO(data), weights_only=True)
     return list(stored["calls"])
 
 
-def _inputs(
-    document: dict[str, Any], calls: list[dict[str, Any]], given: Any
+def inputs_of(
+    document: Mapping[str, Any], calls: list[dict[str, Any]], given: Any
 ) -> tuple[list[Any] | None, str]:
     """Return inputs for forward and where they come from; None and the reason without any."""
     if given is not None:
@@ -251,7 +249,9 @@ def _inputs(
     return values, "drawn at random from the manifest's shapes"
 
 
-def _declared(document: dict[str, Any], example: arguments.Example) -> shapes.DynamicShapes:
+def declared_shapes(
+    document: Mapping[str, Any], example: arguments.Example
+) -> shapes.DynamicShapes:
     """Read the dynamic dims of a manifest."""
     declared = shapes.DynamicShapes()
     for index, (entry, value) in enumerate(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,7 +11,10 @@ import torch
 from ts_infer._export.cli import AUDIT_FAILED, UsageError, fail, options_of, show
 from ts_infer._export.report import ALLOWABLE
 
-_DESCRIPTION = """\
+if TYPE_CHECKING:
+    import argparse
+
+DESCRIPTION = """\
 Audit a TorchScript archive, whoever made it.
 
 With --module, the archive is compared with the module that it was made from, by every probe of
@@ -23,21 +25,8 @@ exit status: 0 nothing found, 2 bad arguments, 6 there are findings, 1 anything 
 """
 
 
-def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    """Add the `audit` verb to a parser's subparsers.
-
-    Args:
-        subparsers: What `argparse.ArgumentParser.add_subparsers` returned.
-
-    Returns:
-        The verb's parser.
-    """
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "audit",
-        help="compare an archive with its module, or look at it alone",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the `audit` verb takes to its parser."""
     parser.add_argument("model", metavar="MODEL", help="the archive")
     parser.add_argument(
         "--module",
@@ -70,8 +59,6 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help="accept findings with this code",
     )
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON (- for stdout)")
-    parser.set_defaults(run=run)
-    return parser
 
 
 def _read_input(text: str) -> tuple[str, Any]:
@@ -90,22 +77,20 @@ def run(args: argparse.Namespace) -> int:
     """Run the verb.
 
     Args:
-        args: Parsed by the parser of `add_parser`.
+        args: Parsed by a parser with `add_arguments`.
 
     Returns:
         The exit status.
     """
     try:
         from ts_infer._export.archive_audit import audit
-        from ts_infer._export.capture import watch_warnings
 
         load_library: Any = torch.ops.load_library
         for library in args.library:
             load_library(library)
         given: dict[str, Any] = {"allow": args.allow}
         if args.module:
-            with watch_warnings():
-                options = options_of(args.module)
+            options = options_of(args.module)
             for name in ("module", "example_inputs", "dynamic_shapes", "preserved_methods"):
                 if name in options:
                     given[name] = options[name]

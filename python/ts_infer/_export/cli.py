@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ts_infer._errors import ExportError
 from ts_infer._export.report import ALLOWABLE
 
 if TYPE_CHECKING:
+    import argparse
+
     from ts_infer._export.report import ExportReport
 
 _KEYS = (
@@ -29,7 +31,7 @@ _KEYS = (
 USAGE_ERROR = 2
 AUDIT_FAILED = 6
 
-_DESCRIPTION = """\
+DESCRIPTION = """\
 Export a PyTorch module to one file, checked against the module.
 
 FACTORY is called without arguments and returns (module, example_inputs), or a dict of arguments
@@ -45,21 +47,8 @@ class UsageError(Exception):
     """The factory's name is wrong, or it returns something else."""
 
 
-def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    """Add the `export` verb to a parser's subparsers.
-
-    Args:
-        subparsers: What `argparse.ArgumentParser.add_subparsers` returned.
-
-    Returns:
-        The verb's parser; its `run` default is `run`.
-    """
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "export",
-        help="export a PyTorch module to one file, checked against the module",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the `export` verb takes to its parser."""
     parser.add_argument("factory", metavar="PKG.MODULE:FACTORY", help="what makes the module")
     parser.add_argument("-o", "--output", metavar="FILE", required=True, help="where to write")
     parser.add_argument(
@@ -81,36 +70,27 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help=f"accept findings with this code: {', '.join(ALLOWABLE)}",
     )
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON (- for stdout)")
-    parser.set_defaults(run=run)
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the verb.
 
     Args:
-        args: Parsed by the parser of `add_parser`.
+        args: Parsed by a parser with `add_arguments`.
 
     Returns:
         The exit status.
     """
-    from ts_infer._errors import ExportError
-
     try:
-        from ts_infer._export.capture import watch_warnings
         from ts_infer._export.exporter import export
 
-        with watch_warnings():  # a module under @torch.jit.script warns when it is imported
-            options = options_of(args.factory)
+        options = options_of(args.factory)
         options |= {k: v for k in ("method", "audit") if (v := getattr(args, k))}
         options["allow"] = [*options.get("allow", ()), *args.allow]
         report = export(**options, path=args.output)
-    except ExportError as error:
-        if error.report is not None:
-            _write_json(error.report, args.json)
-        print(error, file=sys.stderr)
-        return AUDIT_FAILED
     except Exception as error:
+        if isinstance(error, ExportError) and error.report is not None:
+            _write_json(error.report, args.json)
         return fail("export", args.factory, error)
     show(report, args.json)
     return 0
@@ -122,6 +102,8 @@ def options_of(spec: str) -> dict[str, Any]:
     Raises:
         UsageError: There is no such factory, or it returns something else.
     """
+    from ts_infer._export.capture import watch_warnings
+
     module_name, colon, factory_name = spec.partition(":")
     if not (module_name and colon and factory_name):
         raise UsageError(
@@ -132,7 +114,8 @@ def options_of(spec: str) -> dict[str, Any]:
     if folder not in sys.path:
         sys.path.insert(0, folder)
     try:
-        module = importlib.import_module(module_name)
+        with watch_warnings():  # a module under @torch.jit.script warns when it is imported
+            module = importlib.import_module(module_name)
     except Exception as error:
         raise UsageError(
             f"the module cannot be imported: expected {module_name} in {folder} or installed, "
@@ -145,7 +128,8 @@ def options_of(spec: str) -> dict[str, Any]:
             f"{module.__file__}, got {'nothing' if factory is None else type(factory).__name__}; "
             "check its name"
         )
-    made = factory()
+    with watch_warnings():
+        made = factory()
     if isinstance(made, tuple) and len(made) == 2:
         made = {"module": made[0], "example_inputs": made[1]}
     if not isinstance(made, Mapping) or not {"module", "example_inputs"} <= set(made):
@@ -178,6 +162,9 @@ def _write_json(report: ExportReport, path: str | None) -> None:
 
 def fail(verb: str, subject: str, error: Exception) -> int:
     """Print on stderr why a verb could not do its work on a subject; return the exit status."""
+    if isinstance(error, ExportError):
+        print(error, file=sys.stderr)
+        return AUDIT_FAILED
     message = str(error) or type(error).__name__
     if isinstance(error, UsageError):
         message = f"[{verb}] {subject}: {message}"

@@ -19,6 +19,8 @@ Schema 1, additive: readers ignore what they do not know, and a missing key mean
     audit          its level, what each probe did, and the codes of findings that were allowed
     libraries      shared libraries that register operators or classes that the model needs
     golden         the golden sample: its file, how many calls, and (rtol, atol) per dtype
+    compiled       of an AOTInductor package: the device it is for, and how its result is put
+                   together: "tensor", or {"tuple": […]}, {"list": […]}, {"dict": {name: …}}
 """
 
 from __future__ import annotations
@@ -78,11 +80,7 @@ def build(
     manifest: dict[str, Any] = {
         "schema": SCHEMA,
         "name": name,
-        "versions": {
-            "ts_infer": package_version(),
-            "torch": torch.__version__.split("+")[0],
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
         "method": method,
         "inputs": _inputs(exported, example, shapes),
     }
@@ -101,6 +99,15 @@ def build(
         for entry in warmup_shapes
     ]
     return manifest
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that make a file now."""
+    return {
+        "ts_infer": package_version(),
+        "torch": torch.__version__.split("+")[0],
+        "python": platform.python_version(),
+    }
 
 
 def to_json(manifest: Mapping[str, Any]) -> str:
@@ -159,7 +166,7 @@ def _inputs(exported: Any, example: Example, shapes: DynamicShapes) -> list[dict
             names = shapes.places.get((index,), {})
             entry["dtype"] = dtype_name(value.dtype)
             entry["shape"] = [
-                _dim(shapes, names[axis]) if axis in names else size
+                named_dim(shapes, names[axis]) if axis in names else size
                 for axis, size in enumerate(value.shape)
             ]
         entries.append(entry)
@@ -210,7 +217,7 @@ def _output(
             continue
         same = (dim for dim in shapes.dims if all(sizes[dim] == other for sizes, other in found))
         dim = next(same, None)
-        shape.append(None if dim is None else _dim(shapes, dim))
+        shape.append(None if dim is None else named_dim(shapes, dim))
     entry["shape"] = shape
     return entry
 
@@ -254,9 +261,24 @@ def add_files(archive: Path, files: Mapping[str, bytes]) -> None:
             file.writestr(zipfile.ZipInfo(f"{folder}/extra/{name}"), data)
 
 
-def _dim(shapes: DynamicShapes, name: str) -> dict[str, Any]:
-    dim = shapes.dims[name]
-    return {"name": name, "min": dim.min, "max": dim.max}
+def read_file(archive: Path, name: str) -> bytes:
+    """Return an extra file of an archive; nothing of the model is loaded.
+
+    Raises:
+        KeyError: The archive has none of that name.
+        OSError, zipfile.BadZipFile: The archive cannot be read.
+    """
+    with zipfile.ZipFile(archive) as file:
+        for entry in file.namelist():
+            if entry.endswith(f"/extra/{name}"):
+                return file.read(entry)
+    raise KeyError(name)
+
+
+def named_dim(shapes: DynamicShapes, name: str) -> dict[str, Any]:
+    """Return a dynamic dim as the manifest has it."""
+    found = shapes.dims[name]
+    return {"name": name, "min": found.min, "max": found.max}
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ts_infer._errors import Error
 
-_DESCRIPTION = """\
+if TYPE_CHECKING:
+    import argparse
+
+DESCRIPTION = """\
 Make one page of measurements: it opens offline, in light and dark, on a phone and on a screen.
 
 RUN.json is what `ts_infer bench`, `ts_infer run`, `ts_infer coldstart` or
@@ -21,21 +23,8 @@ exit status: 0 written, 2 bad arguments, 4 a document cannot be used, 1 anything
 """
 
 
-def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    """Add the `report` verb to a parser's subparsers.
-
-    Args:
-        subparsers: What `argparse.ArgumentParser.add_subparsers` returned.
-
-    Returns:
-        The verb's parser; its `run` default is `run`.
-    """
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "report",
-        help="make a page of measurements",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the `report` verb takes to its parser."""
     parser.add_argument("documents", metavar="RUN.json", nargs="+", help="what --json wrote")
     parser.add_argument(
         "-o", "--output", metavar="FILE", type=Path, required=True, help="the page to write"
@@ -43,15 +32,13 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--svg", metavar="DIR", type=Path, help="write each plot as an SVG file there too"
     )
-    parser.set_defaults(run=run)
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the verb.
 
     Args:
-        args: Parsed by the parser of `add_parser`.
+        args: Parsed by a parser with `add_arguments`.
 
     Returns:
         The exit status, 0.

@@ -1,0 +1,51 @@
+"""The command `ts_infer compile MODEL [-o FILE.pt2] [--module PKG.MODULE:FACTORY]`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import ts_infer
+from ts_infer._export.cli import fail, options_of
+
+if TYPE_CHECKING:
+    import argparse
+
+DESCRIPTION = """\
+Compile a model to an AOTInductor package (.pt2), which `ts_infer run` takes like an archive.
+
+With --module, torch.export reads the module that the archive was made from; without, torch's
+converter reads the archive's TorchScript. The package is compared with the archive at the corners
+of the declared sizes, and on other values, before it is written.
+
+exit status: 0 written, 2 bad arguments, 6 it cannot be compiled or differs, 1 anything else
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the `compile` verb takes to its parser."""
+    parser.add_argument("model", metavar="MODEL", help="an archive that `ts_infer export` wrote")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="the package; default: MODEL with the suffix .pt2"
+    )
+    parser.add_argument(
+        "--module",
+        metavar="PKG.MODULE:FACTORY",
+        help="what makes the module, as for `ts_infer export`",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the verb.
+
+    Args:
+        args: Parsed by a parser with `add_arguments`.
+
+    Returns:
+        The exit status.
+    """
+    try:
+        module = options_of(args.module)["module"] if args.module else None
+        print(ts_infer.compile(args.model, args.output, module))
+    except Exception as error:
+        return fail("compile", args.model, error)
+    return 0
