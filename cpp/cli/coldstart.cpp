@@ -94,11 +94,16 @@ std::vector<std::string> child_command(const ColdStartArguments& arguments, cons
                                       common.device,
                                       "--intra-op-threads",
                                       std::to_string(common.intra_op_threads),
+                                      "--precision",
+                                      common.precision,
                                       "--seed",
                                       std::to_string(arguments.seed),
                                       "--calls",
                                       std::to_string(arguments.calls)};
   if (common.no_optimize) command.push_back("--no-optimize");
+  for (const std::string& pass : common.disabled_passes) {
+    command.insert(command.end(), {"--disable-pass", pass});
+  }
   if (common.no_reuse_memory) command.push_back("--no-reuse-memory");
   if (common.no_map_weights) command.push_back("--no-map-weights");
   if (common.graphs) command.push_back("--graphs");

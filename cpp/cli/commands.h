@@ -14,8 +14,10 @@ struct ModelArguments {
   std::string model;
   std::string device = "auto";
   std::string executor = "prepared";
+  std::string precision = "fp32";
   int intra_op_threads = 0;
   bool no_optimize = false;
+  std::vector<std::string> disabled_passes;
   std::string warmup = "fast";
   double warmup_budget_s = 10;
   bool no_reuse_memory = false;

@@ -10,6 +10,8 @@ LoadOptions load_options(const ModelArguments& arguments) {
   options.device = arguments.device;
   options.executor = arguments.executor;
   options.optimize = !arguments.no_optimize;
+  options.disabled_passes = arguments.disabled_passes;
+  options.precision = arguments.precision;
   options.intra_op_threads = arguments.intra_op_threads;
   options.warmup = arguments.warmup;
   options.warmup_budget_s = arguments.warmup_budget_s;
@@ -43,6 +45,8 @@ Json options_json(const ModelArguments& arguments) {
           {"executor", arguments.executor},
           {"intra_op_threads", arguments.intra_op_threads},
           {"optimize", !arguments.no_optimize},
+          {"disabled_passes", arguments.disabled_passes},
+          {"precision", arguments.precision},
           {"warmup", arguments.warmup},
           {"warmup_budget_s", arguments.warmup_budget_s},
           {"reuse_memory", !arguments.no_reuse_memory},

@@ -178,6 +178,16 @@ class CommandLine {
         ->check(in_range(0, 4096))
         ->type_name("N");
     command.add_flag("--no-optimize", model.no_optimize, "Run the archive as it is");
+    command
+        .add_option("--disable-pass", model.disabled_passes,
+                    "Leave out a pass of the optimisation: " + join(passes(), ", "))
+        ->check(CLI::IsMember(passes()).description(""))
+        ->type_name("PASS")
+        ->allow_extra_args(false);
+    command.add_option("--precision", model.precision, "Of products: fp32, bf16, fp16")
+        ->capture_default_str()
+        ->check(CLI::IsMember({"fp32", "bf16", "fp16"}).description(""))
+        ->type_name("TYPE");
     command.add_flag("--no-reuse-memory", model.no_reuse_memory,
                      "Let the system map large host buffers anew in each call");
     command.add_flag("--no-map-weights", model.no_map_weights,

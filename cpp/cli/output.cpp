@@ -263,9 +263,17 @@ Json model_json(const ModelInfo& info) {
     if (step.calls_ms.empty()) continue;
     steps.back().update({{"shapes", step.shapes}, {"calls_ms", step.calls_ms}});
   }
-  return {{"name", info.name},           {"path", info.path},           {"device", info.device},
-          {"executor", info.executor},   {"decisions", info.decisions}, {"stateful", info.stateful},
-          {"optimized", info.optimized}, {"load_ms", info.load_ms},     {"load_steps", steps}};
+  return {{"name", info.name},
+          {"path", info.path},
+          {"device", info.device},
+          {"executor", info.executor},
+          {"decisions", info.decisions},
+          {"stateful", info.stateful},
+          {"optimized", info.optimized},
+          {"precision", info.precision},
+          {"precision_error", info.precision_error ? Json(*info.precision_error) : Json()},
+          {"load_ms", info.load_ms},
+          {"load_steps", steps}};
 }
 
 Json model_json(const Model& model) {

@@ -1,6 +1,7 @@
 #include "ts_infer/model.h"
 
 #include <ATen/Context.h>
+#include <ATen/Functions.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/clone.h>
@@ -13,12 +14,14 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <limits>
 #include <mutex>
 #include <new>
 #include <unordered_map>
 #include <unordered_set>
 
 #include "archive/archive.h"
+#include "archive/golden.h"
 #include "device/call_graphs.h"
 #include "device/device.h"
 #include "device/device_call.h"
@@ -255,6 +258,24 @@ std::string explain_load_failure(const std::string& message,
   return message;
 }
 
+/// The largest difference, divided by the largest expected magnitude; infinite for other sizes.
+double relative_error(const at::Tensor& actual, const at::Tensor& expected) {
+  if (!expected.is_floating_point() || expected.numel() == 0) return 0;
+  if (actual.sizes() != expected.sizes()) return std::numeric_limits<double>::infinity();
+  const at::Tensor left = actual.to(c10::kCPU, c10::kDouble);
+  const at::Tensor right = expected.to(c10::kDouble);
+  const at::Tensor same = left.eq(right).logical_or(left.isnan().logical_and(right.isnan()));
+  const double infinity = std::numeric_limits<double>::infinity();
+  const auto error = left.sub(right)
+                         .abs()
+                         .masked_fill(same, 0)
+                         .nan_to_num(infinity, infinity)
+                         .max()
+                         .item<double>();
+  const auto magnitude = right.abs().nan_to_num(0, 0).max().item<double>();
+  return magnitude > 0 ? error / magnitude : error;
+}
+
 }  // namespace
 
 struct Model::Impl {
@@ -293,7 +314,10 @@ struct Model::Impl {
 
   /// Another model with its own state. On a device, it is made on `on`, and the state used there.
   std::unique_ptr<Impl> copy(std::shared_ptr<const StreamLease> on);
+  /// Has `use` make calls that leave no trace in the model's state, stats and generators.
+  void rehearse_with(const std::function<void(const WarmUpCall&)>& use);
   std::vector<LoadStep> rehearse();
+  void measure_precision(const std::vector<GoldenCall>& calls);
   void record_graphs(std::shared_ptr<CallGraphs> recording);
 
   /// forward's signature as the manifest has it, where there is one.
@@ -372,8 +396,7 @@ std::unique_ptr<Model::Impl> Model::Impl::load(const std::shared_ptr<const Archi
     if (archive->is_package()) {
       step("unpack", [&] { impl->adopt(load_package(*archive, impl->device, info)); });
     } else {
-      impl->adopt(load_torchscript(*archive, impl->device, options.executor, options.optimize,
-                                   options.map_weights, info));
+      impl->adopt(load_torchscript(*archive, impl->device, options, info));
     }
     if (impl->stream) impl->stream->stream().synchronize();  // calls may run on others
     on_stream.reset();
@@ -391,6 +414,9 @@ std::unique_ptr<Model::Impl> Model::Impl::load(const std::shared_ptr<const Archi
       }
       const OwnStreamScope as_a_serving_thread(impl->device);
       for (LoadStep& warm_up : impl->rehearse()) info.load_steps.push_back(std::move(warm_up));
+      if (info.precision != "fp32") {
+        step("measure precision", [&] { impl->measure_precision(golden_calls(*archive)); });
+      }
       if (recording) impl->record_graphs(std::move(recording));
     }
   } catch (const Error& error) {
@@ -416,19 +442,53 @@ std::unique_ptr<Model::Impl> Model::Impl::load(const std::shared_ptr<const Archi
   return impl;
 }
 
-std::vector<LoadStep> Model::Impl::rehearse() {
-  if (!warm_up || !warm_up->reason().empty()) return {};
+void Model::Impl::rehearse_with(const std::function<void(const WarmUpCall&)>& use) {
   const RandomState random(device);
   // A stateful model keeps its state. On a device the copy takes the model's own stream, whose
   // memory is what has to be there.
   const std::unique_ptr<Impl> understudy = info.stateful ? copy(stream) : nullptr;
   Impl& actor = understudy ? *understudy : *this;
-  return warm_up->run(
-      [&](const std::vector<Value>& args) {
-        Timing timing;
-        return actor.execute(forward, actor.bind(forward, args, {}), {}, timing);
-      },
-      [this](LogLevel level, const std::string& message) { log(level, message); });
+  use([&](const std::vector<Value>& args) {
+    Timing timing;
+    return actor.execute(forward, actor.bind(forward, args, {}), {}, timing);
+  });
+}
+
+std::vector<LoadStep> Model::Impl::rehearse() {
+  std::vector<LoadStep> steps;
+  if (!warm_up || !warm_up->reason().empty()) return steps;
+  rehearse_with([&](const WarmUpCall& call) {
+    steps = warm_up->run(
+        call, [this](LogLevel level, const std::string& message) { log(level, message); });
+  });
+  return steps;
+}
+
+void Model::Impl::measure_precision(const std::vector<GoldenCall>& calls) {
+  if (calls.empty()) {
+    info.decisions.push_back("the error of precision " + info.precision +
+                             " is not known: there is no golden sample");
+    return;
+  }
+  double largest = 0;
+  rehearse_with([&](const WarmUpCall& call) {
+    for (const GoldenCall& golden : calls) {
+      std::vector<Value> args;
+      for (const c10::IValue& input : golden.inputs) args.push_back(from_ivalue(input, where()));
+      std::size_t next = 0;
+      for_each_leaf(call(args), [&](const c10::IValue& leaf) {
+        if (next == golden.outputs.size()) return;
+        const c10::IValue& expected = golden.outputs[next++];
+        if (leaf.isTensor() && expected.isTensor()) {
+          largest = std::max(largest, relative_error(leaf.toTensor(), expected.toTensor()));
+        }
+      });
+    }
+  });
+  info.precision_error = largest;
+  info.decisions.push_back(c10::str("precision ", info.precision,
+                                    ": the golden sample's outputs differ by up to ", largest,
+                                    " of their largest magnitude"));
 }
 
 void Model::Impl::record_graphs(std::shared_ptr<CallGraphs> recording) {

@@ -156,21 +156,6 @@ std::vector<c10::IValue> call_forward(Model& model, const GoldenCall& call,
   }
 }
 
-std::vector<GoldenCall> golden_calls(const Archive& archive, const Golden& golden,
-                                     const std::string& where) {
-  const std::optional<std::string> bytes = archive.extra_file(golden.file);
-  if (!bytes) {
-    throw ModelLoadError(where + "its manifest names a golden sample: expected extra/" +
-                         golden.file + " in the file, got none; export the model again");
-  }
-  try {
-    return read_golden(*bytes);
-  } catch (const ModelLoadError& error) {
-    throw ModelLoadError(where + "its golden sample cannot be read: " + error.what() +
-                         "; export the model again");
-  }
-}
-
 VerifyReport verify(const std::shared_ptr<const Archive>& archive, const LoadOptions& options,
                     std::string expected_sha256) {
   const std::string where = "[verify] " + archive->subject() + ": ";
@@ -192,7 +177,13 @@ VerifyReport verify(const std::shared_ptr<const Archive>& archive, const LoadOpt
                          "CRC-32 is right; SHA-256 " +
                          report.sha256 + ')');
   }
-  const std::vector<GoldenCall> calls = golden_calls(*archive, *golden, where);
+  const std::vector<GoldenCall> calls = [&] {
+    try {
+      return golden_calls(*archive);
+    } catch (const ModelLoadError& error) {
+      throw ModelLoadError(where + error.what());
+    }
+  }();
 
   LoadOptions cold = options;
   cold.warmup = "off";

@@ -48,12 +48,9 @@ std::optional<InputShapes> between(const InputShapes& large, const InputShapes& 
 
 /// The golden sample's first call; empty where there is none that can be read.
 std::vector<Value> example_of(const Archive& archive) {
-  if (!archive.golden()) return {};
-  const auto bytes = archive.extra_file(archive.golden()->file);
-  if (!bytes) return {};
   std::vector<Value> example;
   try {
-    const std::vector<GoldenCall> calls = read_golden(*bytes);
+    const std::vector<GoldenCall> calls = golden_calls(archive);
     if (calls.empty()) return {};
     for (const c10::IValue& input : calls.front().inputs) example.push_back(from_ivalue(input, ""));
   } catch (const Error&) {

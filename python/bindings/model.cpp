@@ -146,6 +146,8 @@ void bind_model(py::module_& module) {
       .def_readwrite("device", &LoadOptions::device)
       .def_readwrite("executor", &LoadOptions::executor)
       .def_readwrite("optimize", &LoadOptions::optimize)
+      .def_readwrite("disabled_passes", &LoadOptions::disabled_passes)
+      .def_readwrite("precision", &LoadOptions::precision)
       .def_readwrite("intra_op_threads", &LoadOptions::intra_op_threads)
       .def_readwrite("warmup", &LoadOptions::warmup)
       .def_readwrite("warmup_budget_s", &LoadOptions::warmup_budget_s)
@@ -167,6 +169,12 @@ void bind_model(py::module_& module) {
       .def_readonly("executor", &ModelInfo::executor)
       .def_readonly("decisions", &ModelInfo::decisions,
                     "What was chosen and why, one sentence each.")
+      .def_readonly("precision", &ModelInfo::precision, "Of products: fp32, bf16 or fp16.")
+      .def_readonly("precision_error", &ModelInfo::precision_error,
+                    R"(Of bf16 and fp16, where there is a golden sample: how far outputs are off.
+
+The largest difference from its float outputs, divided by the largest magnitude of that
+output.)")
       .def_readonly("stateful", &ModelInfo::stateful,
                     "Whether calls take turns; clone() gives another model its own state.")
       .def_readonly("optimized", &ModelInfo::optimized)
@@ -304,6 +312,7 @@ Raises:
   module.def("read_file", &read_file, py::arg("path"));
   module.def("read_bytes", &read_bytes, py::arg("data"));
   module.def("executors", &executors, "Values of ``executor`` of ``ts_infer.runtime.load``.");
+  module.def("passes", &passes, "Values of ``disabled_passes`` of ``ts_infer.runtime.load``.");
   module.def("available_devices", &available_devices, py::call_guard<GilRelease>(),
              "The devices that this process can use: \"cpu\", \"cuda:0\", ...");
 }

@@ -32,6 +32,7 @@ __all__: list[str] = [
     "load_bytes",
     "load_file",
     "loaded_torch",
+    "passes",
     "read_bytes",
     "read_file",
     "verify_bytes",
@@ -171,6 +172,7 @@ class LoadOptions:
     map_weights: bool
     name: str
     optimize: bool
+    precision: str
     reuse_memory: bool
     warmup: str
     def __init__(self) -> None: ...
@@ -181,6 +183,10 @@ class LoadOptions:
     def set_on_timing(
         self, function: collections.abc.Callable[[Timing], typing.Any] | None
     ) -> None: ...
+    @property
+    def disabled_passes(self) -> list[str]: ...
+    @disabled_passes.setter
+    def disabled_passes(self, arg0: collections.abc.Sequence[str]) -> None: ...
     @property
     def intra_op_threads(self) -> int: ...
     @intra_op_threads.setter
@@ -223,6 +229,16 @@ class ModelInfo:
     @property
     def path(self) -> str:
         """Empty when loaded from memory."""
+    @property
+    def precision(self) -> str:
+        """Of products: fp32, bf16 or fp16."""
+    @property
+    def precision_error(self) -> float | None:
+        """Of bf16 and fp16, where there is a golden sample: how far outputs are off.
+
+        The largest difference from its float outputs, divided by the largest magnitude of that
+        output.
+        """
     @property
     def reserved_bytes(self) -> int:
         """Bytes that torch's allocator holds of a device; on the host, that are kept."""
@@ -474,6 +490,9 @@ def load_bytes(data: bytes | bytearray | memoryview, options: LoadOptions) -> Mo
 def load_file(path: bytes, options: LoadOptions) -> Model: ...
 def loaded_torch() -> str:
     """Version of the libtorch that this process has loaded, such as "2.13.0+cpu"."""
+
+def passes() -> list[str]:
+    """Values of ``disabled_passes`` of ``ts_infer.runtime.load``."""
 
 def read_bytes(data: bytes | bytearray | memoryview) -> ArchiveInfo: ...
 def read_file(path: bytes) -> ArchiveInfo: ...

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar, cast
 
 from ts_infer._loader import _C  # first: it says why the extension does not load
 
@@ -34,6 +34,7 @@ from ts_infer._C import (
     VerifyReport,
     available_devices,
     executors,
+    passes,
 )
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ __all__ = [
     "available_devices",
     "executors",
     "load",
+    "passes",
     "read_model_info",
     "verify",
 ]
@@ -72,6 +74,7 @@ class BinaryFile(Protocol):
 
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
+_T = TypeVar("_T")
 Path: TypeAlias = str | os.PathLike[str] | os.PathLike[bytes]
 
 
@@ -81,6 +84,8 @@ def load(
     device: str = "auto",
     executor: str = "prepared",
     optimize: bool = True,
+    disabled_passes: Iterable[str] = (),
+    precision: str = "fp32",
     intra_op_threads: int = 0,
     warmup: str = "fast",
     warmup_budget_s: float = 10,
@@ -105,7 +110,14 @@ def load(
             combination of dtypes and ranks, not of sizes), "simple", "profiling" (torch's default)
             or "profiling-no-fusion". It holds for this model alone. Where it cannot serve, the
             next one down is taken; ``model.info()`` says which and why.
-        optimize: Freeze, and run torch's optimisation passes where they pay.
+        optimize: Run ``passes()`` over the model, each where it pays.
+        disabled_passes: Names out of ``passes()`` that are left out. All but the first two belong
+            to the executor "prepared".
+        precision: What products are computed in: "fp32", "bf16" or "fp16"; all else stays float32.
+            On the host "bf16" is for linears and convolutions with an even number of inputs, on
+            processors with AVX512_BF16. Where it cannot be had, products stay in float32:
+            ``model.info()`` says which precision serves and why, and as ``precision_error`` how far
+            its outputs are from the golden sample's.
         intra_op_threads: Threads inside an operator, set for each call and put back. 0: left alone.
         warmup: What is run now so that no later call is the slow one. "fast": each of
             ``warmup_shapes``, the largest twice, the last until its time falls no more. "full":
@@ -143,7 +155,9 @@ def load(
         >>> model = runtime.load("model.pt", device="cpu")
         >>> model(torch.ones(1, 4))
     """
-    options = _options(device, executor, optimize, intra_op_threads, libraries)
+    options = _options(
+        device, executor, optimize, disabled_passes, precision, intra_op_threads, libraries
+    )
     options.warmup = warmup
     options.warmup_budget_s = warmup_budget_s
     options.warmup_shapes = [
@@ -186,6 +200,8 @@ def verify(
     device: str = "auto",
     executor: str = "prepared",
     optimize: bool = True,
+    disabled_passes: Iterable[str] = (),
+    precision: str = "fp32",
     intra_op_threads: int = 0,
     libraries: Iterable[Path] = (),
     sha256: str = "",
@@ -199,9 +215,11 @@ def verify(
     Args:
         source: Path, contents (bytes are contents, never a path), or a file opened for reading
             bytes.
-        device: As in ``load``; so are the next four.
+        device: As in ``load``; so are the next six.
         executor: See ``load``.
         optimize: See ``load``.
+        disabled_passes: See ``load``.
+        precision: See ``load``.
         intra_op_threads: See ``load``.
         libraries: See ``load``.
         sha256: What the file's SHA-256 must be, hexadecimal. Empty: any. Nothing of another file
@@ -218,7 +236,9 @@ def verify(
         >>> runtime.verify("model.pt", device="cpu").ok
         True
     """
-    options = _options(device, executor, optimize, intra_op_threads, libraries)
+    options = _options(
+        device, executor, optimize, disabled_passes, precision, intra_op_threads, libraries
+    )
     options.set_on_log(_logger.log)
     path, data = _split(source)
     if data is None:
@@ -230,18 +250,26 @@ def _options(
     device: str,
     executor: str,
     optimize: bool,
+    disabled_passes: Iterable[str],
+    precision: str,
     intra_op_threads: int,
     libraries: Iterable[Path],
 ) -> _C.LoadOptions:
-    if isinstance(libraries, (str, bytes, os.PathLike)):
-        raise TypeError(f"libraries: expected several paths, got {libraries!r}; put it into a list")
     options = _C.LoadOptions()
     options.device = device
     options.executor = executor
     options.optimize = optimize
+    options.disabled_passes = _several("disabled_passes", disabled_passes)
+    options.precision = precision
     options.intra_op_threads = intra_op_threads
-    options.set_libraries([os.fsencode(library) for library in libraries])
+    options.set_libraries([os.fsencode(library) for library in _several("libraries", libraries)])
     return options
+
+
+def _several(argument: str, values: Iterable[_T]) -> list[_T]:
+    if isinstance(values, (str, bytes, os.PathLike)):
+        raise TypeError(f"{argument}: expected several, got {values!r}; put it into a list")
+    return list(values)
 
 
 def _split(source: Path | Buffer | BinaryFile) -> tuple[bytes, Buffer | None]:

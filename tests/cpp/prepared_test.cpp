@@ -29,6 +29,8 @@ Model load(const std::string& bytes, const char* executor = "prepared", bool opt
   return Model::load(bytes.data(), bytes.size(), options);
 }
 
+Preparation on(c10::DeviceType device) { return {device, PassSelection(LoadOptions())}; }
+
 TEST(PreparedTest, NoExecutorCompilesAnything) {
   torch::jit::Module module = make_module(
       "def helper(self, x):\n    return x * 2\n"
@@ -38,7 +40,7 @@ TEST(PreparedTest, NoExecutorCompilesAnything) {
   const std::vector<torch::jit::Function*> functions =
       module._ivalue()->compilation_unit()->get_functions();
   create_executors(functions, "prepared", c10::kCPU);
-  const torch::jit::Code code = prepare(forward, c10::kCPU, /*optimize=*/true);
+  const torch::jit::Code code = prepare(forward, on(c10::kCPU)).code;
   for (const float value : {1.0F, -1.0F}) {
     std::vector<c10::IValue> stack = {module._ivalue(), at::full({2}, value)};
     torch::jit::InterpreterState(code).run(stack);
@@ -55,7 +57,7 @@ TEST(PreparedTest, LeavesTheFunctionsOwnGraphAsItIs) {
       "def helper(self, x):\n    return x * 2\ndef forward(self, x):\n    return self.helper(x)\n");
   torch::jit::Function& forward = module.get_method("forward").function();
   const std::string before = torch::jit::toGraphFunction(forward).graph()->toString();
-  prepare(forward, c10::kCPU, /*optimize=*/true);
+  prepare(forward, on(c10::kCPU));
   EXPECT_EQ(torch::jit::toGraphFunction(forward).graph()->toString(), before);
 }
 
@@ -65,10 +67,31 @@ TEST(PreparedTest, OwnKernelsAreForTheHost) {
       "    return torch.scaled_dot_product_attention(x, x, x)\n");
   torch::jit::Function& forward = module.get_method("forward").function();
   for (const c10::DeviceType device : {c10::kCPU, c10::kCUDA}) {
-    std::vector<std::string> decisions;
-    prepare(forward, device, /*optimize=*/true, &decisions);
-    EXPECT_EQ(decisions.size(), device == c10::kCPU ? 1u : 0u);
+    EXPECT_EQ(prepare(forward, on(device)).decisions.size(), device == c10::kCPU ? 1u : 0u);
   }
+}
+
+TEST(PreparedTest, ProductsOfAnAcceleratorTakeAnotherType) {
+  torch::jit::Module module = make_module(
+      "def forward(self, x):\n"
+      "    y = torch.linear(x, torch.ones([3, 4]) / 3.0)\n"
+      "    return torch.matmul(y, y.t()) + 1e-6, torch.matmul(y.half(), y.half().t())\n");
+  torch::jit::Function& forward = module.get_method("forward").function();
+  Preparation how = on(c10::kCUDA);
+  how.precision = c10::kHalf;
+  const PreparedFunction prepared = prepare(forward, how);
+  EXPECT_EQ(prepared.lowered_products, 3);
+  const at::Tensor x = at::randn({2, 4});
+  std::vector<c10::IValue> stack = {module._ivalue(), x};
+  torch::jit::InterpreterState(prepared.code).run(stack);  // of the host: the rewriting is the same
+  const auto outputs = stack.back().toTupleRef().elements();
+  const at::Tensor weight = (at::ones({3, 4}) / 3.0).to(c10::kHalf);
+  const at::Tensor y = at::linear(x.to(c10::kHalf), weight).to(c10::kFloat);
+  const at::Tensor square = at::matmul(y.to(c10::kHalf), y.to(c10::kHalf).t());
+  EXPECT_EQ(outputs[0].toTensor().scalar_type(), c10::kFloat);
+  EXPECT_TRUE(at::equal(outputs[0].toTensor(), square.to(c10::kFloat) + 1e-6));
+  EXPECT_EQ(outputs[1].toTensor().scalar_type(), c10::kHalf) << "half already";
+  EXPECT_TRUE(at::equal(outputs[1].toTensor(), square));
 }
 
 struct Program {

@@ -35,9 +35,20 @@ struct LoadOptions {
   /// Model::info() says which and why.
   std::string executor = "prepared";
 
-  /// Freeze, and run torch's optimize_for_inference passes where they pay. Model::info() says what
-  /// was done.
+  /// Run passes() over the model, each where it pays. Model::info() says what was done.
   bool optimize = true;
+
+  /// Names out of passes() that are left out. All but the first two belong to the executor
+  /// "prepared".
+  std::vector<std::string> disabled_passes;
+
+  /// What products are computed in: "fp32", "bf16" or "fp16". Their sums, what lies between them,
+  /// inputs and outputs stay float32. On the host "bf16" is for linears and convolutions with an
+  /// even number of inputs, on processors with AVX512_BF16; on an accelerator both are for matrix
+  /// products and attention too. For the executor "prepared". Where it cannot be had, products stay
+  /// in float32: Model::info() says which precision serves, why, and how far its outputs are from
+  /// the golden sample's.
+  std::string precision = "fp32";
 
   /// Intra-op threads of each call: set on the calling thread and put back. 0: left alone.
   int intra_op_threads = 0;
@@ -164,7 +175,13 @@ struct ModelInfo {
   std::string device;
   std::string executor;
   std::vector<std::string> decisions;  // what was chosen and why, one sentence each
-  bool stateful = false;               // calls take turns; clone() gives another its own state
+  std::string precision;               // "fp32", "bf16", "fp16"
+
+  /// Of another precision than "fp32", where the archive has a golden sample: the largest
+  /// difference from its float outputs, divided by the largest magnitude of the output concerned.
+  std::optional<double> precision_error;
+
+  bool stateful = false;  // calls take turns; clone() gives another its own state
   bool optimized = false;
   double load_ms = 0;
   std::vector<LoadStep> load_steps;
@@ -239,6 +256,14 @@ TS_INFER_API ArchiveInfo read_model_info(const void* data, std::size_t size);
 
 /// Values of LoadOptions::executor.
 TS_INFER_API std::vector<std::string> executors();
+
+/// The optimising passes that load() runs, in their order:
+/// "freeze": weights become constants of the code, without which the others find little to do;
+/// "optimize-for-inference": torch's own, on a graph with convolutions that the pass of that name
+/// leaves; "fold": constants folded, common subexpressions computed once; and, on the host, own
+/// kernels from packed weights for "convolution", "lstm", "linear", and "attention", which includes
+/// the layers of transformers' encoders.
+TS_INFER_API std::vector<std::string> passes();
 
 /// The devices that this process can use: "cpu", "cuda:0", …
 TS_INFER_API std::vector<std::string> available_devices();

@@ -10,6 +10,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "archive/archive.h"
 #include "archive/zip.h"
 #include "messages.h"
 #include "ts_infer/error.h"
@@ -371,6 +372,22 @@ std::vector<GoldenCall> read_golden(std::string_view bytes) {
     throw;
   } catch (const std::exception& error) {
     throw ModelLoadError(clean_message(error));
+  }
+}
+
+std::vector<GoldenCall> golden_calls(const Archive& archive) {
+  if (!archive.golden()) return {};
+  const std::string& file = archive.golden()->file;
+  const std::optional<std::string> bytes = archive.extra_file(file);
+  if (!bytes) {
+    throw ModelLoadError("its manifest names a golden sample: expected extra/" + file +
+                         " in the file, got none; export the model again");
+  }
+  try {
+    return read_golden(*bytes);
+  } catch (const ModelLoadError& error) {
+    throw ModelLoadError(std::string("its golden sample cannot be read: ") + error.what() +
+                         "; export the model again");
   }
 }
 

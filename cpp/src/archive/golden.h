@@ -22,4 +22,10 @@ struct GoldenCall {
 /// @throws ModelLoadError that says what is wrong, as a clause.
 std::vector<GoldenCall> read_golden(std::string_view bytes);
 
+class Archive;
+
+/// The golden sample of an archive; empty where it has none.
+/// @throws ModelLoadError that says what is wrong, as a clause.
+std::vector<GoldenCall> golden_calls(const Archive& archive);
+
 }  // namespace ts_infer

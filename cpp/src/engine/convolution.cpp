@@ -32,6 +32,7 @@ const auto kStride = c10::Symbol::attr("stride");
 const auto kPadding = c10::Symbol::attr("padding");
 const auto kDilation = c10::Symbol::attr("dilation");
 const auto kBehind = c10::Symbol::attr("behind");  // the activation
+const auto kLow = c10::Symbol::attr("low");        // whether in bfloat16
 
 /// Of a convolution that pack_convolutions() takes.
 struct Parameters {
@@ -50,7 +51,8 @@ class Convolution {
         adds_(node->inputs().size() == 2) {
     const at::Tensor planes = plane() ? parameters_.weight : parameters_.weight.unsqueeze(2);
     kernel_.outputs = kernel_.output_pixel = planes.size(0);
-    kernel_.channels = planes.size(1);
+    kernel_.bfloat16 = node->i(kLow) != 0 && planes.size(1) % 2 == 0;
+    kernel_.channels = kernel_.bfloat16 ? planes.size(1) / 2 : planes.size(1);
     kernel_.kernel_height = planes.size(2);
     kernel_.kernel_width = planes.size(3);
     kernel_.stride_y = plane() ? parameters_.stride[0] : 1;
@@ -60,11 +62,11 @@ class Convolution {
     kernel_.dilation_y = plane() ? parameters_.dilation[0] : 1;
     kernel_.dilation_x = parameters_.dilation.back();
     whole_lines_ = kernel_.kernel_width > 1 && kernel_.dilation_x == 1 &&
-                   kernel_.kernel_width * kernel_.channels <= kMostOfLine;
+                   kernel_.kernel_width * planes.size(1) <= kMostOfLine;
     kernel_.inputs = kernel_.channels * (whole_lines_ ? kernel_.kernel_width : 1);
     zeros_ = at::zeros({kernel_.inputs});
-    packed_ =
-        pack_weights(planes.permute({0, 2, 3, 1}).reshape({planes.size(0), -1}), parameters_.bias);
+    packed_ = pack_weights(planes.permute({0, 2, 3, 1}).reshape({planes.size(0), -1}),
+                           parameters_.bias, kernel_.bfloat16);
     kernel_.weights = packed_.weights.const_data_ptr<float>();
     kernel_.biases = packed_.biases.const_data_ptr<float>();
     kernel_.zeros = zeros_.const_data_ptr<float>();
@@ -100,15 +102,17 @@ class Convolution {
   /// What cannot be right at all is torch's to refuse.
   bool fits(const at::Tensor& input) const {
     if (!is_float_on_host(input) || input.dim() != parameters_.weight.dim()) return false;
-    if (input.size(1) != kernel_.channels || input.numel() == 0 || !many_rows_pay()) return false;
+    if (input.size(1) != parameters_.weight.size(1) || input.numel() == 0 || !many_rows_pay())
+      return false;
     return output_height(plane() ? input.size(2) : 1) > 0 && output_width(input.size(-1)) > 0;
   }
 
   at::Tensor run_own(const at::Tensor& given, const at::Tensor& added) const {
     const at::Tensor planes = plane() ? given : given.unsqueeze(2);
+    const auto type = kernel_.bfloat16 ? at::kBFloat16 : at::kFloat;
     const at::Tensor input = whole_lines_ && kernel_.padding_x > 0
-                                 ? padded(planes)
-                                 : planes.contiguous(at::MemoryFormat::ChannelsLast);
+                                 ? padded(planes, type)
+                                 : planes.contiguous(at::MemoryFormat::ChannelsLast).to(type);
     ConvolutionKernel kernel = kernel_;
     kernel.output_height = output_height(planes.size(2));
     kernel.output_width = output_width(planes.size(3));
@@ -122,7 +126,7 @@ class Convolution {
     const c10::DimVector sizes = {input.size(0), kernel.outputs, kernel.output_height,
                                   kernel.output_width};
     at::Tensor output =
-        at::empty(sizes, input.options().memory_format(at::MemoryFormat::ChannelsLast));
+        at::empty(sizes, given.options().memory_format(at::MemoryFormat::ChannelsLast));
     const at::Tensor result = plane() ? output : output.squeeze(2);
     const bool same = added.defined() && is_float_on_host(added) && added.sizes() == result.sizes();
     at::Tensor addend;
@@ -136,11 +140,12 @@ class Convolution {
   }
 
   /// Channels last, with zeros on both sides of each line.
-  at::Tensor padded(const at::Tensor& planes) const {
+  at::Tensor padded(const at::Tensor& planes, at::ScalarType type) const {
     const std::int64_t width = planes.size(3);
     const std::int64_t side = kernel_.padding_x;
-    at::Tensor image = at::empty({planes.size(0), planes.size(1), planes.size(2), width + 2 * side},
-                                 planes.options().memory_format(at::MemoryFormat::ChannelsLast));
+    at::Tensor image =
+        at::empty({planes.size(0), planes.size(1), planes.size(2), width + 2 * side},
+                  planes.options().dtype(type).memory_format(at::MemoryFormat::ChannelsLast));
     image.narrow(3, 0, side).zero_();
     image.narrow(3, side, width).copy_(planes);
     image.narrow(3, side + width, side).zero_();
@@ -153,7 +158,7 @@ class Convolution {
     const std::int64_t image = kernel.height * kernel.width * kernel.channels;
     const std::int64_t taps = kernel.kernel_height * kernel.kernel_width * kernel.inputs;
     for (std::int64_t i = 0; i < input.size(0); ++i) {
-      kernel.input = input.const_data_ptr<float>() + i * image;
+      kernel.input = static_cast<const float*>(input.const_data_ptr()) + i * image;
       kernel.output = output.mutable_data_ptr<float>() + i * pixels * kernel.outputs;
       kernel.added =
           addend.defined() ? addend.const_data_ptr<float>() + i * pixels * kernel.outputs : nullptr;
@@ -248,7 +253,7 @@ std::pair<Node*, torch::jit::Value*> only_sum(torch::jit::Value* value) {
   return {user, user->input(0) == value ? user->input(1) : user->input(0)};
 }
 
-bool pack_convolution(Node* node, const torch::jit::AliasDb& aliases) {
+bool pack_convolution(Node* node, const torch::jit::AliasDb& aliases, bool bfloat16) {
   const auto parameters = parameters_of(node);
   if (!parameters) return false;
   torch::jit::Value* input = node->namedInput("input");
@@ -269,6 +274,7 @@ bool pack_convolution(Node* node, const torch::jit::AliasDb& aliases) {
   packed->is_(kPadding, parameters->padding);
   packed->is_(kDilation, parameters->dilation);
   packed->i_(kBehind, static_cast<std::int64_t>(activation));
+  packed->i_(kLow, bfloat16);
   return true;
 }
 
@@ -342,14 +348,14 @@ bool packs_all_convolutions(const torch::jit::Graph& graph) {
          });
 }
 
-int pack_convolutions(std::shared_ptr<torch::jit::Graph>& graph) {
+int pack_convolutions(std::shared_ptr<torch::jit::Graph>& graph, bool bfloat16) {
   torch::jit::FoldFrozenConvBatchnorm(graph);
   torch::jit::FoldFrozenConvAddOrSub(graph);
   torch::jit::FoldFrozenConvMulOrDiv(graph);
   torch::jit::RemoveTensorMutation(graph);
   const torch::jit::AliasDb aliases(graph);
-  const int count =
-      change_nodes(graph->block(), [&](Node* node) { return pack_convolution(node, aliases); });
+  const int count = change_nodes(
+      graph->block(), [&](Node* node) { return pack_convolution(node, aliases, bfloat16); });
   torch::jit::EliminateDeadCode(graph);
   lay_out(graph->block(), torch::jit::AliasDb(graph));
   return count;

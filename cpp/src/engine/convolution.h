@@ -17,6 +17,7 @@ bool packs_all_convolutions(const torch::jit::Graph& graph);
 ///
 /// Their images have the channels together ("channels last"), and so have those of the operators
 /// between them that keep it; everything else gets them as torch lays them out.
-int pack_convolutions(std::shared_ptr<torch::jit::Graph>& graph);
+/// `bfloat16`: multiply numbers of that, and sum in float32, where channels are even in number.
+int pack_convolutions(std::shared_ptr<torch::jit::Graph>& graph, bool bfloat16);
 
 }  // namespace ts_infer

@@ -224,8 +224,27 @@ struct ConvolutionRows {
   }
 };
 
+/// sum += product of one number and a vector of them.
+template <bool Bfloat16, typename V>
+TS_INFER_INLINE void add_product(float number, const V& column, V& sum) {
+  if constexpr (Bfloat16) {
+#if TS_INFER_PROCESSORS
+    // Two products in each lane. No intrinsic: it may not stand in a function for any processor.
+    typename Vector<16>::Integers pair = {};
+    std::int32_t bits;
+    std::memcpy(&bits, &number, sizeof(bits));
+    pair += bits;
+    V total = sum;  // of its own: the operand of an assembly would keep all sums in memory
+    asm("vdpbf16ps %2, %1, %0" : "+v"(total) : "v"(column), "v"(pair));
+    sum = total;
+#endif
+  } else {
+    sum += number * column;
+  }
+}
+
 /// `Rows` rows and `Vectors` vectors of outputs from `first`, a multiple of Lanes.
-template <int Lanes, int Rows, int Vectors, typename Kernel, typename Source>
+template <int Lanes, int Rows, int Vectors, bool Bfloat16, typename Kernel, typename Source>
 TS_INFER_INLINE void multiply(const Kernel& l, const Source& source, std::int64_t row,
                               std::int64_t first) {
   using V = Floats<Lanes>;
@@ -252,7 +271,7 @@ TS_INFER_INLINE void multiply(const Kernel& l, const Source& source, std::int64_
       for (int v = 0; v < Vectors; ++v) {
         V column;
         load(weights[v] + k * kBlock, column);
-        for (int r = 0; r < Rows; ++r) sum[r][v] += input[r][k] * column;
+        for (int r = 0; r < Rows; ++r) add_product<Bfloat16>(input[r][k], column, sum[r][v]);
       }
     }
     for (int v = 0; v < Vectors; ++v) weights[v] += inputs * kBlock;
@@ -275,23 +294,23 @@ TS_INFER_INLINE void multiply(const Kernel& l, const Source& source, std::int64_
   }
 }
 
-template <int Lanes, int Vectors, typename Kernel, typename Source>
+template <int Lanes, int Vectors, bool Bfloat16, typename Kernel, typename Source>
 TS_INFER_INLINE void multiply_rows(const Kernel& l, const Source& source, std::int64_t begin,
                                    std::int64_t end, std::int64_t first) {
   static_assert(kRowsAtOnce == 4);
   std::int64_t row = begin;
   // Five at the end rather than one alone, which takes as long as four.
   for (; row + 4 <= end && end - row != 5; row += 4) {
-    multiply<Lanes, 4, Vectors>(l, source, row, first);
+    multiply<Lanes, 4, Vectors, Bfloat16>(l, source, row, first);
   }
-  if (end - row == 5) multiply<Lanes, 5, Vectors>(l, source, row, first);
-  if (end - row == 1) multiply<Lanes, 1, Vectors>(l, source, row, first);
-  if (end - row == 2) multiply<Lanes, 2, Vectors>(l, source, row, first);
-  if (end - row == 3) multiply<Lanes, 3, Vectors>(l, source, row, first);
+  if (end - row == 5) multiply<Lanes, 5, Vectors, Bfloat16>(l, source, row, first);
+  if (end - row == 1) multiply<Lanes, 1, Vectors, Bfloat16>(l, source, row, first);
+  if (end - row == 2) multiply<Lanes, 2, Vectors, Bfloat16>(l, source, row, first);
+  if (end - row == 3) multiply<Lanes, 3, Vectors, Bfloat16>(l, source, row, first);
 }
 
 /// `Vectors` times kRowsAtOnce is how many sums stay in the processor's registers.
-template <int Lanes, int Vectors, typename Kernel, typename Source>
+template <int Lanes, int Vectors, bool Bfloat16, typename Kernel, typename Source>
 TS_INFER_INLINE void multiply_all(const Kernel& l, const Source& source, std::int64_t from,
                                   std::int64_t to) {
   // So many rows stay near while all weights pass by: more, and they fall out of the cache; fewer,
@@ -302,17 +321,26 @@ TS_INFER_INLINE void multiply_all(const Kernel& l, const Source& source, std::in
     const std::int64_t outputs = blocks_of(l.outputs) * kBlock;
     std::int64_t first = 0;
     for (; first + Vectors * Lanes <= outputs; first += Vectors * Lanes) {
-      multiply_rows<Lanes, Vectors>(l, source, begin, end, first);
+      multiply_rows<Lanes, Vectors, Bfloat16>(l, source, begin, end, first);
     }
     for (; first < outputs; first += Lanes) {
-      multiply_rows<Lanes, 1>(l, source, begin, end, first);
+      multiply_rows<Lanes, 1, Bfloat16>(l, source, begin, end, first);
     }
   }
 }
 
+template <int Lanes, int Vectors, typename Kernel, typename Source>
+TS_INFER_INLINE void multiply_any(const Kernel& l, const Source& source, std::int64_t from,
+                                  std::int64_t to) {
+  if constexpr (Lanes == 16) {
+    if (l.bfloat16) return multiply_all<Lanes, Vectors, true>(l, source, from, to);
+  }
+  multiply_all<Lanes, Vectors, false>(l, source, from, to);
+}
+
 template <int Lanes, int Vectors>
 TS_INFER_INLINE void run_any(const LinearKernel& l) {
-  multiply_all<Lanes, Vectors>(l, LinearRows{l}, 0, l.rows);
+  multiply_any<Lanes, Vectors>(l, LinearRows{l}, 0, l.rows);
 }
 
 /// Pixels of a convolution's output.
@@ -323,7 +351,7 @@ struct Pixels {
 
 template <int Lanes, int Vectors>
 TS_INFER_INLINE void run_any(const Pixels& pixels) {
-  multiply_all<Lanes, Vectors>(pixels.l, ConvolutionRows{pixels.l}, pixels.begin, pixels.end);
+  multiply_any<Lanes, Vectors>(pixels.l, ConvolutionRows{pixels.l}, pixels.begin, pixels.end);
 }
 
 /// A multiple of Lanes for every processor.
@@ -495,6 +523,14 @@ void choose(const Kernel& kernel) {
 }  // namespace
 
 bool many_rows_are_fast() { return processor() != Processor::kAny; }
+
+bool has_bfloat16_products() {
+#if TS_INFER_PROCESSORS
+  return processor() == Processor::kAvx512 && __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
 
 void run(const LinearKernel& linear) { choose(linear); }
 

@@ -5,7 +5,9 @@
 namespace ts_infer {
 
 // Kernels that run on the calling thread, for the processor at hand. All numbers are float32,
-// strides are in elements.
+// strides are in elements. Input and weights of a product may be of bfloat16 instead, where two
+// that follow each other take the place of one float32, in sizes and strides too; sums and what
+// becomes of them stay float32.
 
 /// Weights are packed in blocks of this many outputs, the last one padded with zeros.
 constexpr std::int64_t kBlock = 16;
@@ -18,6 +20,9 @@ constexpr std::int64_t blocks_of(std::int64_t outputs) { return (outputs + kBloc
 /// Whether products of many rows are faster here than a library's: the processor has AVX2 or
 /// AVX-512.
 bool many_rows_are_fast();
+
+/// Whether there are products of bfloat16: the processor has AVX512_BF16.
+bool has_bfloat16_products();
 
 enum class Activation : std::int64_t {
   kNone,
@@ -37,6 +42,7 @@ struct LinearKernel {
   std::int64_t input_row;
   float* output;  // [output] of each row
   std::int64_t output_row;
+  bool bfloat16 = false;  // input and weights
 };
 
 void run(const LinearKernel& linear);
@@ -57,6 +63,7 @@ struct ConvolutionKernel {
   const float* added;         // as output, or nullptr
   float* output;              // [y][x][output]
   std::int64_t output_pixel;  // from one pixel to the next
+  bool bfloat16 = false;      // input, zeros and weights
 };
 
 /// The pixels [begin, end) of the output, counted line by line.

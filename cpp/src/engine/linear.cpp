@@ -19,6 +19,7 @@ using torch::jit::Stack;
 const auto kWeight = c10::Symbol::attr("weight");
 const auto kBias = c10::Symbol::attr("bias");  // absent where there is none
 const auto kActivation = c10::Symbol::attr("activation");
+const auto kBfloat16 = c10::Symbol::attr("bfloat16");
 
 class Linear {
  public:
@@ -26,7 +27,7 @@ class Linear {
       : weight_(node->t(kWeight)),
         bias_(node->hasAttribute(kBias) ? std::optional(node->t(kBias)) : std::nullopt),
         activation_(static_cast<Activation>(node->i(kActivation))),
-        packed_(weight_, bias_) {}
+        packed_(weight_, bias_, node->i(kBfloat16) != 0) {}
 
   void operator()(Stack& stack) const {
     const at::Tensor input = torch::jit::pop(stack).toTensor();
@@ -55,7 +56,7 @@ const torch::jit::RegisterOperators kLinearOperator({torch::jit::Operator(
     [](const Node* node) -> torch::jit::Operation { return Linear(node); },
     c10::AliasAnalysisKind::PURE_FUNCTION)});
 
-bool pack_linear(Node* node) {
+bool pack_linear(Node* node, bool bfloat16) {
   if (!node->matches("aten::linear(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor")) {
     return false;
   }
@@ -76,13 +77,14 @@ bool pack_linear(Node* node) {
   packed->t_(kWeight, weights);
   if (bias->isTensor()) packed->t_(kBias, bias->toTensor());
   packed->i_(kActivation, static_cast<std::int64_t>(activation));
+  packed->i_(kBfloat16, bfloat16);
   return true;
 }
 
 }  // namespace
 
-int pack_linears(const std::shared_ptr<torch::jit::Graph>& graph) {
-  return change_nodes(graph->block(), pack_linear);
+int pack_linears(const std::shared_ptr<torch::jit::Graph>& graph, bool bfloat16) {
+  return change_nodes(graph->block(), [&](Node* node) { return pack_linear(node, bfloat16); });
 }
 
 }  // namespace ts_infer

@@ -15,7 +15,9 @@ constexpr std::int64_t kRows = 4 * kRowsAtOnce;
 
 }  // namespace
 
-PackedWeights pack_weights(const at::Tensor& weight, const std::optional<at::Tensor>& bias) {
+PackedWeights pack_weights(const at::Tensor& given, const std::optional<at::Tensor>& bias,
+                           bool bfloat16) {
+  const at::Tensor weight = bfloat16 ? given.to(at::kBFloat16).view(at::kFloat) : given;
   const std::int64_t outputs = weight.size(0);
   PackedWeights packed = {at::zeros({blocks_of(outputs), weight.size(1), kBlock}),
                           at::zeros({blocks_of(outputs) * kBlock})};
@@ -46,33 +48,38 @@ void share(std::int64_t rows, std::int64_t outputs, std::int64_t inputs,
   }
 }
 
-PackedLinear::PackedLinear(const at::Tensor& weight, const std::optional<at::Tensor>& bias)
-    : inputs_(weight.size(1)), outputs_(weight.size(0)), packed_(pack_weights(weight, bias)) {}
+PackedLinear::PackedLinear(const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+                           bool bfloat16)
+    : inputs_(weight.size(1)),
+      outputs_(weight.size(0)),
+      bfloat16_(bfloat16 && inputs_ % 2 == 0),
+      packed_(pack_weights(weight, bias, bfloat16_)) {}
 
 bool PackedLinear::pays(std::int64_t rows) const { return rows <= kRowsAtOnce || many_rows_pay(); }
 
 at::Tensor PackedLinear::operator()(const at::Tensor& input, Activation activation) const {
-  const at::Tensor rows = input.contiguous();
-  c10::DimVector sizes(rows.sizes());
+  const at::Tensor rows = bfloat16_ ? input.contiguous().to(at::kBFloat16) : input.contiguous();
+  c10::DimVector sizes(input.sizes());
   sizes.back() = outputs_;
-  at::Tensor output = at::empty(sizes, rows.options());
+  at::Tensor output = at::empty(sizes, input.options());
   LinearKernel kernel;
   kernel.rows = rows.numel() / inputs_;
-  kernel.inputs = inputs_;
+  kernel.inputs = bfloat16_ ? inputs_ / 2 : inputs_;
+  kernel.bfloat16 = bfloat16_;
   kernel.outputs = outputs_;
   kernel.activation = activation;
   kernel.weights = packed_.weights.const_data_ptr<float>();
   kernel.biases = packed_.biases.const_data_ptr<float>();
-  kernel.input = rows.const_data_ptr<float>();
-  kernel.input_row = inputs_;
+  kernel.input = static_cast<const float*>(rows.const_data_ptr());
+  kernel.input_row = kernel.inputs;
   kernel.output = output.mutable_data_ptr<float>();
   kernel.output_row = outputs_;
-  share(kernel.rows, outputs_, inputs_,
+  share(kernel.rows, outputs_, kernel.inputs,
         [&](std::int64_t begin, std::int64_t end, std::int64_t first, std::int64_t last) {
           LinearKernel part = kernel;
           part.rows = end - begin;
           part.outputs = last - first;
-          part.weights += first * inputs_;
+          part.weights += first * kernel.inputs;
           part.biases += first;
           part.input += begin * part.input_row;
           part.output += begin * part.output_row + first;

@@ -11,13 +11,15 @@ namespace ts_infer {
 
 /// Weights as kernels.h takes them.
 struct PackedWeights {
-  at::Tensor weights;  // [block][input][kBlock]
+  at::Tensor weights;  // [block][input][kBlock], of bfloat16 [block][pair of inputs][kBlock]
   at::Tensor biases;   // [block][kBlock]
 };
 
-/// @param weight [output, input], float32
-/// @param bias   [output], or nothing
-PackedWeights pack_weights(const at::Tensor& weight, const std::optional<at::Tensor>& bias);
+/// @param weight   [output, input], float32
+/// @param bias     [output], or nothing
+/// @param bfloat16 round the weights to it; their inputs are even in number
+PackedWeights pack_weights(const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+                           bool bfloat16);
 
 /// Calls part(begin, end, first, last) for rows [begin, end) and outputs [first, last), where
 /// `first` begins a block, so that all are done once, on torch's intra-op threads where that pays.
@@ -28,9 +30,11 @@ void share(std::int64_t rows, std::int64_t outputs, std::int64_t inputs,
 /// for a number that is new. Runs on torch's intra-op threads. Calls may come from any thread.
 class PackedLinear {
  public:
-  /// @param weight [output, input], float32
-  /// @param bias   [output], or nothing
-  PackedLinear(const at::Tensor& weight, const std::optional<at::Tensor>& bias);
+  /// @param weight   [output, input], float32
+  /// @param bias     [output], or nothing
+  /// @param bfloat16 multiply numbers of that, where inputs are even in number
+  PackedLinear(const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+               bool bfloat16 = false);
 
   std::int64_t inputs() const { return inputs_; }
   std::int64_t outputs() const { return outputs_; }
@@ -45,6 +49,7 @@ class PackedLinear {
  private:
   std::int64_t inputs_;
   std::int64_t outputs_;
+  bool bfloat16_;
   PackedWeights packed_;
 };
 

@@ -19,48 +19,60 @@
 #include "engine/convolution.h"
 #include "engine/linear.h"
 #include "engine/lstm.h"
+#include "engine/precision.h"
 #include "engine/transformer.h"
 
 namespace ts_infer {
 namespace {
 
-void use_own_kernels(std::shared_ptr<torch::jit::Graph>& graph, const std::string& function,
-                     std::vector<std::string>* decisions) {
-  expand_encoder_layers(graph);
-  const bool convolutions = packs_all_convolutions(*graph);
-  const std::pair<int, const char*> replaced[] = {
-      {convolutions ? pack_convolutions(graph) : 0, "convolution"},
-      {pack_lstms(graph), "LSTM"},
-      {pack_linears(graph), "linear"},
-      {replace_attention(graph), "attention"}};
+void use_own_kernels(std::shared_ptr<torch::jit::Graph>& graph, const Preparation& how,
+                     const std::string& function, PreparedFunction& prepared) {
+  const PassSelection& passes = how.passes;
+  const bool bfloat16 = how.precision == c10::kBFloat16;
+  if (passes.runs("attention")) expand_encoder_layers(graph);
+  const bool packs = passes.runs("convolution") && packs_all_convolutions(*graph);
+  const int convolutions = packs ? pack_convolutions(graph, bfloat16) : 0;
+  const int lstms = passes.runs("lstm") ? pack_lstms(graph) : 0;
+  const int linears = passes.runs("linear") ? pack_linears(graph, bfloat16) : 0;
+  const int attentions = passes.runs("attention") ? replace_attention(graph) : 0;
+  const std::pair<int, const char*> replaced[] = {{convolutions, "convolution"},
+                                                  {lstms, "LSTM"},
+                                                  {linears, "linear"},
+                                                  {attentions, "attention"}};
   std::string text;
   for (const auto& [count, what] : replaced) {
     if (count == 0) continue;
     text += c10::str(text.empty() ? "" : ", ", count, " ", what, count == 1 ? "" : "s");
   }
-  if (decisions && !text.empty()) {
-    decisions->push_back(function + ": own kernels, weights packed, for " + text);
+  if (!text.empty()) {
+    prepared.decisions.push_back(function + ": own kernels, weights packed, for " + text);
   }
+  if (bfloat16) prepared.lowered_products = convolutions + linears;
 }
 
 }  // namespace
 
-torch::jit::Code prepare(torch::jit::Function& function, c10::Device device, bool optimize,
-                         std::vector<std::string>* decisions) {
+PreparedFunction prepare(torch::jit::Function& function, const Preparation& how) {
+  PreparedFunction prepared;
   // clone() and state analysis read the function's own graph, which stays as it is.
   auto graph = torch::jit::toGraphFunction(function).graph()->copy();
   torch::jit::Inline(*graph);
-  if (optimize) {
+  if (how.passes.runs("fold")) {
     torch::jit::LowerSimpleTuples(graph);
     torch::jit::ConstantPropagation(graph);
     torch::jit::EliminateCommonSubexpression(graph);
     torch::jit::PeepholeOptimize(graph);
     torch::jit::ConstantPooling(graph);
-    if (device.is_cpu()) use_own_kernels(graph, function.name(), decisions);
+  }
+  if (how.device.is_cpu()) {
+    use_own_kernels(graph, how, function.name(), prepared);
+  } else if (how.precision != c10::kFloat) {
+    prepared.lowered_products = lower_products(graph, how.precision);
   }
   torch::jit::runRequiredPasses(graph);  // the interpreter cannot do without
   torch::jit::EliminateDeadCode(graph);
-  return torch::jit::Code(graph, function.name());
+  prepared.code = torch::jit::Code(graph, function.name());
+  return prepared;
 }
 
 }  // namespace ts_infer

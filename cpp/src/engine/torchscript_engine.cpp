@@ -19,6 +19,8 @@
 #include "engine/convolution.h"
 #include "engine/executor_policy.h"
 #include "engine/pass.h"
+#include "engine/passes.h"
+#include "engine/precision.h"
 #include "engine/prepared.h"
 #include "engine/state_analysis.h"
 #include "messages.h"
@@ -48,19 +50,17 @@ struct Program {
     torch::jit::GraphExecutor* executor;  // of the others
   };
 
-  Program(Module module_, ExecutorChoice& choice, bool optimize_, c10::Device device_,
-          std::vector<std::string>* decisions = nullptr)
+  Program(Module module_, ExecutorChoice& choice, Preparation how_)
       : module(std::move(module_)),
-        optimize(optimize_),
-        device(device_),
+        how(std::move(how_)),
         state(analyse_state(module)),
         names(public_methods(module)) {
     for (const std::string& name : names) {
       methods.push_back({&module.get_method(name).function().getSchema(), {}, nullptr});
     }
-    if (choice.executor == "prepared") prepare_methods(choice, decisions);
+    if (choice.executor == "prepared") prepare_methods(choice);
     executor = choice.executor;
-    create_executors(module._ivalue()->compilation_unit()->get_functions(), executor, device);
+    create_executors(module._ivalue()->compilation_unit()->get_functions(), executor, how.device);
     for (std::size_t i = 0; i < names.size(); ++i) {
       methods[i].executor = &torch::jit::toGraphFunction(function(i)).get_executor();
     }
@@ -70,22 +70,28 @@ struct Program {
     return module.get_method(names[method]).function();
   }
 
-  void prepare_methods(ExecutorChoice& choice, std::vector<std::string>* decisions) {
+  void prepare_methods(ExecutorChoice& choice) {
     try {
       for (std::size_t i = 0; i < names.size(); ++i) {
-        methods[i].code = prepare(function(i), device, optimize, decisions);
+        PreparedFunction prepared = prepare(function(i), how);
+        methods[i].code = std::move(prepared.code);
+        decisions.insert(decisions.end(), prepared.decisions.begin(), prepared.decisions.end());
+        lowered_products += prepared.lowered_products;
       }
     } catch (const std::exception& error) {
       for (Method& method : methods) method.code = {};
-      choice = choose_executor("legacy", device);
+      lowered_products = 0;
+      decisions.clear();
+      choice = choose_executor("legacy", how.device);
       choice.reason = "its code cannot be prepared: " + clean_message(error);
     }
   }
 
   Module module;
-  bool optimize;
-  c10::Device device;
+  Preparation how;
   std::string executor;
+  std::vector<std::string> decisions;  // of preparing
+  int lowered_products = 0;            // of all methods
   StateAnalysis state;
   std::vector<std::string> names;
   std::vector<Method> methods;
@@ -133,7 +139,7 @@ class TorchScriptEngine : public Engine {
     if (state.constant_containers || !state.constants.empty()) {
       instance = with_own_constants(instance);
       ExecutorChoice same = {program->executor, ""};
-      program = std::make_shared<Program>(instance, same, program->optimize, program->device);
+      program = std::make_shared<Program>(instance, same, program->how);
     }
     if (state.stateful()) {
       auto shared = state.opaque ? c10::IValue::HashIdentityIValueMap() : unwritten(instance);
@@ -242,7 +248,8 @@ void put_in_eval_mode(Module& module, std::vector<std::string>& decisions) {
 }
 
 /// Whether prepare() will have all convolutions of a method run by own kernels.
-bool runs_all_convolutions(const torch::jit::Method& method) {
+bool runs_all_convolutions(const torch::jit::Method& method, const PassSelection& passes) {
+  if (!passes.runs("convolution") || !passes.runs("fold")) return false;
   auto graph = method.graph()->copy();
   torch::jit::Inline(*graph);
   torch::jit::ConstantPropagation(graph);
@@ -250,7 +257,7 @@ bool runs_all_convolutions(const torch::jit::Method& method) {
 }
 
 /// The optimised module, or the module itself where passes do not apply; both compute the same.
-Module optimized(Module module, bool own_kernels, ModelInfo& info) {
+Module optimized(Module module, bool own_kernels, const PassSelection& passes, ModelInfo& info) {
   if (!module.find_method("forward")) {
     info.decisions.push_back("not optimised: there is no forward");
     return module;
@@ -267,8 +274,12 @@ Module optimized(Module module, bool own_kernels, ModelInfo& info) {
       info.decisions.push_back("frozen; optimize_for_inference left out: there is no convolution");
       return frozen;
     }
-    if (own_kernels && runs_all_convolutions(frozen.get_method("forward"))) {
+    if (own_kernels && runs_all_convolutions(frozen.get_method("forward"), passes)) {
       info.decisions.push_back("frozen; optimize_for_inference left out: own kernels instead");
+      return frozen;
+    }
+    if (!passes.runs("optimize-for-inference")) {
+      info.decisions.push_back("frozen; optimize_for_inference left out: disabled");
       return frozen;
     }
     Module fast = torch::jit::optimize_for_inference(frozen, others);
@@ -284,9 +295,9 @@ Module optimized(Module module, bool own_kernels, ModelInfo& info) {
 }  // namespace
 
 std::unique_ptr<Engine> load_torchscript(const Archive& archive, c10::Device device,
-                                         const std::string& executor, bool optimize,
-                                         bool map_weights, ModelInfo& info) {
-  ExecutorChoice choice = choose_executor(executor, device);  // first: it refuses unknown names
+                                         const LoadOptions& options, ModelInfo& info) {
+  const PassSelection passes(options);  // first: these two refuse unknown names
+  ExecutorChoice choice = choose_executor(options.executor, device);
   auto start = std::chrono::steady_clock::now();
   const auto step_done = [&](const char* name) {
     const auto now = std::chrono::steady_clock::now();
@@ -294,21 +305,39 @@ std::unique_ptr<Engine> load_torchscript(const Archive& archive, c10::Device dev
     info.load_steps.push_back({name, ms, {}, {}});
     start = now;
   };
-  Module module = read_module(archive, device, map_weights, info.decisions);
+  Module module = read_module(archive, device, options.map_weights, info.decisions);
   put_in_eval_mode(module, info.decisions);
   step_done("deserialise");
-  if (optimize) {
-    module = optimized(std::move(module), choice.executor == "prepared" && device.is_cpu(), info);
-    step_done("optimise");
-  } else {
-    info.decisions.push_back("not optimised: asked for");
+  for (const std::string& name : options.disabled_passes) {
+    info.decisions.push_back("pass " + name + " left out: disabled");
   }
-  auto program = std::make_shared<Program>(module, choice, optimize, device, &info.decisions);
+  if (passes.empty()) info.decisions.push_back("not optimised: asked for");
+  if (passes.runs("freeze")) {
+    const bool own_kernels = choice.executor == "prepared" && device.is_cpu();
+    module = optimized(std::move(module), own_kernels, passes, info);
+    step_done("optimise");
+  }
+  PrecisionChoice precision = choose_precision(options.precision, device, choice.executor);
+  const Preparation how = {device, passes, precision.type};
+  auto program = std::make_shared<Program>(module, choice, how);
   step_done("prepare");
+  info.decisions.insert(info.decisions.end(), program->decisions.begin(), program->decisions.end());
+  if (precision.type != c10::kFloat && program->lowered_products == 0) {
+    precision = {c10::kFloat, choice.executor == "prepared" ? "no product of it can be"
+                                                            : "it runs by another executor"};
+  }
+  info.precision = precision_name(precision.type);
+  if (precision.type != c10::kFloat) {
+    info.decisions.push_back(
+        c10::str("precision ", info.precision, ": ", program->lowered_products, " products"));
+  } else if (info.precision != options.precision) {
+    info.decisions.push_back("precision fp32, not " + options.precision + ": " + precision.reason);
+  }
+  if (const std::string tf32 = tf32_text(device); !tf32.empty()) info.decisions.push_back(tf32);
   info.executor = choice.executor;
   info.decisions.push_back(
       "executor " + choice.executor +
-      (choice.reason.empty() ? "" : ", not " + executor + ": " + choice.reason));
+      (choice.reason.empty() ? "" : ", not " + options.executor + ": " + choice.reason));
   return std::make_unique<TorchScriptEngine>(std::move(program), module);
 }
 

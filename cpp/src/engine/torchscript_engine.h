@@ -11,10 +11,9 @@
 namespace ts_infer {
 
 /// Deserialises a TorchScript archive onto a device, puts it in eval mode, optimises it where asked
-/// and where it pays, and makes ready what runs it. `map_weights`: as LoadOptions. Says in `info`
-/// what was done and why. Throws ModelLoadError, and what libtorch throws.
+/// and where it pays, and makes ready what runs it. Says in `info` what was done and why. Throws
+/// ModelLoadError, and what libtorch throws.
 std::unique_ptr<Engine> load_torchscript(const Archive& archive, c10::Device device,
-                                         const std::string& executor, bool optimize,
-                                         bool map_weights, ModelInfo& info);
+                                         const LoadOptions& options, ModelInfo& info);
 
 }  // namespace ts_infer
