@@ -51,7 +51,8 @@ def _dims(ranges: dict[str, tuple[int, int]]) -> list[Any]:
     return [Dim(name, min=low, max=high) for name, (low, high) in ranges.items()]
 
 
-def _seeded(module: Callable[[], nn.Module]) -> nn.Module:
+def seeded(module: Callable[[], nn.Module]) -> nn.Module:
+    """Returns a module with weights that are the same each time, ready for inference."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return module().eval().requires_grad_(False)
@@ -137,7 +138,7 @@ def make_resnet50() -> Benchmark:
     ranges = {"height": (40, 96), "width": (40, 96)}
     height, width = _dims(ranges)
     spec = {
-        "module": _seeded(_resnet50),
+        "module": seeded(_resnet50),
         "example_inputs": (_normal((1, 3, 64, 80), 0),),
         "dynamic_shapes": {"input": {2: height, 3: width}},
     }
@@ -159,7 +160,7 @@ def make_encoder() -> Benchmark:
         )
 
     spec = {
-        "module": _seeded(module),
+        "module": seeded(module),
         "example_inputs": (_normal((1, 40, 384), 0),),
         "dynamic_shapes": {"input": {1: length}},
     }
@@ -182,7 +183,7 @@ def make_lstm() -> Benchmark:
     ranges = {"length": (8, 96)}
     (length,) = _dims(ranges)
     spec = {
-        "module": _seeded(_LSTM),
+        "module": seeded(_LSTM),
         "example_inputs": (_normal((1, 20, 64), 0),),
         "dynamic_shapes": {"x": {1: length}},
     }
@@ -192,7 +193,7 @@ def make_lstm() -> Benchmark:
 def make_mlp() -> Benchmark:
     """Returns an MLP 4 -> 64 -> 4, with nothing dynamic."""
     spec = {
-        "module": _seeded(
+        "module": seeded(
             lambda: nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 4)),
         ),
         "example_inputs": (_normal((1, 4), 0),),

@@ -54,6 +54,8 @@ MODELS = (
     "lstm",
     "lstm-lengths",
     "silero",
+    "unet",
+    "decoder",
 )
 BLOCK_S = 0.15
 PAUSE_S = 0.02  # before a block: the threads of the last one go to sleep

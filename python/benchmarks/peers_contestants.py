@@ -245,10 +245,13 @@ def _load_torch_jit(job: Job) -> Loaded:
     return Loaded(module, job.tensors(), torch.inference_mode)
 
 
-def _load_ts_infer(job: Job) -> Loaded:
+def _load_ts_infer(job: Job, *, precision: str = "fp32") -> Loaded:
     from ts_infer import runtime
 
-    return Loaded(runtime.load(job.path(ARCHIVE), device="cpu"), job.tensors())
+    model = runtime.load(job.path(ARCHIVE), device="cpu", precision=precision)
+    if (serves := model.info().precision) != precision:
+        raise ValueError(f"expected a model in {precision}, got {serves}")
+    return Loaded(model, job.tensors())
 
 
 def _load_native(job: Job, *, engine: str) -> Loaded:
@@ -340,6 +343,9 @@ CONTESTANTS: dict[str, Contestant] = {
         ("ninja",),
     ),
     "ts_infer": Contestant(_load_ts_infer, ("torch", "ts_infer.runtime"), (ARCHIVE,)),
+    "ts_infer bf16": Contestant(
+        partial(_load_ts_infer, precision="bf16"), ("torch", "ts_infer.runtime"), (ARCHIVE,)
+    ),
     "ts_infer C++": Contestant(
         partial(_load_native, engine="TsInfer"),
         ("torch", "ts_infer"),

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import benchmark_models  # type: ignore[import-not-found]  # it lies beside this file
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ts_infer.models import densetnt
 
@@ -83,6 +85,80 @@ def _densetnt_core() -> PeerModel:
     return PeerModel({"module": module, "example_inputs": inputs}, [inputs])
 
 
+class _UNet(nn.Module):
+    """Segmentation: three levels down, three up, with what the levels below lost put beside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (3, 32, 64, 128, 256)
+        self.down = nn.ModuleList(self._level(a, b) for a, b in pairwise(widths))
+        self.up = nn.ModuleList(nn.ConvTranspose2d(2 * b, b, 2, stride=2) for b in widths[-2:0:-1])
+        self.merge = nn.ModuleList(self._level(2 * b, b) for b in widths[-2:0:-1])
+        self.head = nn.Conv2d(widths[1], 4, 1)
+
+    @staticmethod
+    def _level(channels: int, width: int) -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(channels, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        beside = []
+        x = image
+        for i, level in enumerate(self.down):
+            x = level(x if i == 0 else functional.max_pool2d(x, 2))
+            beside.append(x)
+        for up, merge, other in zip(self.up, self.merge, beside[-2::-1], strict=True):
+            x = merge(torch.cat([other, up(x)], dim=1))
+        y: Tensor = self.head(x)
+        return y
+
+
+class _DecoderLayer(nn.Module):
+    """As language models have it: RMS norms, causal attention, a gated unit of SiLU."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm, self.norm_2 = nn.RMSNorm(width), nn.RMSNorm(width)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.gate = nn.Linear(width, 3 * width, bias=False)
+        self.rise = nn.Linear(width, 3 * width, bias=False)
+        self.fall = nn.Linear(3 * width, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, length, width = x.shape
+        shape = (rows, length, self.heads, width // self.heads)
+        parts = self.qkv(self.norm(x)).chunk(3, dim=-1)
+        q, k, v = (part.reshape(shape).transpose(1, 2) for part in parts)
+        seen = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(seen.transpose(1, 2).reshape(rows, length, width))
+        y = self.norm_2(x)
+        z: Tensor = x + self.fall(functional.silu(self.gate(y)) * self.rise(y))
+        return z
+
+
+def _unet() -> PeerModel:
+    image = torch.randn(1, 3, 128, 192, generator=torch.Generator().manual_seed(0))
+    return PeerModel(
+        {"module": benchmark_models.seeded(_UNet), "example_inputs": (image,)}, [(image,)]
+    )
+
+
+def _decoder() -> PeerModel:
+    module = benchmark_models.seeded(
+        lambda: nn.Sequential(*(_DecoderLayer(512, 8) for _ in range(6)))
+    )
+    prompt = torch.randn(1, 64, 512, generator=torch.Generator().manual_seed(0))
+    return PeerModel({"module": module, "example_inputs": (prompt,)}, [(prompt,)])
+
+
 def _fixed(make: Callable[[], Any], sizes: tuple[int, ...]) -> PeerModel:
     benchmark = make()
     inputs = [benchmark.inputs(sizes, seed) for seed in range(2)]
@@ -130,4 +206,6 @@ MODELS: dict[str, Callable[[], PeerModel]] = {
     "lstm": partial(_fixed, _make.make_lstm, (20,)),
     "lstm-lengths": partial(_changing, _make.make_lstm),
     "silero": _silero,
+    "unet": _unet,
+    "decoder": _decoder,
 }
