@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from typing import TYPE_CHECKING
 
 import ts_infer
@@ -43,9 +45,16 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         The exit status.
     """
+    logger, progress = logging.getLogger("ts_infer.compile"), logging.StreamHandler(sys.stderr)
+    level = logger.level
+    logger.addHandler(progress)
+    logger.setLevel(logging.INFO)
     try:
         module = options_of(args.module)["module"] if args.module else None
         print(ts_infer.compile(args.model, args.output, module))
     except Exception as error:
         return fail("compile", args.model, error)
+    finally:
+        logger.removeHandler(progress)
+        logger.setLevel(level)
     return 0
