@@ -130,7 +130,7 @@ class Short(nn.Module):
 
 
 class Three(nn.Module):
-    """Takes three rows."""
+    """Takes three rows, and gives them back."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.view(3, 4)
@@ -457,6 +457,15 @@ def test_sizes_that_come_out_otherwise_are_left_out_and_the_report_says_what_was
     model = runtime.load(tmp_path / "model.pt2", warmup="off")
     x = torch.randn(5, 11)
     torch.testing.assert_close(model(x), Picky()(x))
+
+
+def test_another_module_than_the_archives_is_refused(tmp_path: Path) -> None:
+    path = archive(Doubled(), (torch.randn(3, 4),), None, tmp_path / "model.pt", audit="off")
+    with pytest.raises(
+        ts_infer.ExportError, match="what the archive gives at the example: the out"
+    ):
+        ts_infer.compile(path, None, Three())
+    assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]
 
 
 def test_the_command_says_where_it_is_and_keeps_torchs_graphs_back(

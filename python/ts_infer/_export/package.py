@@ -339,9 +339,9 @@ def _program(
         _ConstraintError: A range does not hold.
         _RefusalError: The model cannot be exported at any.
     """
-    make: Any = Dim.AUTO if hints else Dim
+    auto: Any = Dim.AUTO
     named = {
-        name: make(*(() if hints else (name,)), min=dim.min, max=dim.max)
+        name: auto(min=dim.min, max=dim.max) if hints else Dim(name, min=dim.min, max=dim.max)
         for name, dim in dynamic.dims.items()
     }
     dynamic_shapes = tuple(
