@@ -412,7 +412,7 @@ void check_convolution(std::int64_t groups, const char* decision) {
   torch::jit::Module module("Conv");
   module.register_attribute("training", c10::BoolType::get(), false);
   module.register_attribute("groups", c10::IntType::get(), groups);
-  const at::Tensor weight = at::arange(36 / groups, at::kFloat).reshape({2, 2 / groups, 3, 3}) / 36;
+  const at::Tensor weight = at::arange(72 / groups, at::kFloat).reshape({4, 2 / groups, 3, 3}) / 72;
   module.register_parameter("weight", weight, false);
   module.define(R"(
 def forward(self, x):

@@ -51,6 +51,10 @@ def with_statistics(module: nn.Module) -> nn.Module:
         (37, 70, 1, {"stride": 2}),
         (4, 4, 2, {"stride": 2}),
         (16, 64, (3, 2), {"padding": (2, 1), "stride": (2, 1), "dilation": (2, 1)}),
+        (24, 40, 3, {"groups": 2, "padding": 1}),
+        (32, 16, (1, 3), {"groups": 4, "stride": 2, "bias": False}),
+        (35, 35, 3, {"groups": 35, "padding": 1}),
+        (48, 48, (5, 3), {"groups": 48, "padding": 2, "stride": (1, 2), "dilation": (1, 2)}),
     ],
 )
 def test_equals_eager_at_every_size(
@@ -78,6 +82,37 @@ def test_equals_eager_at_every_size(
 @pytest.mark.parametrize(
     ("channels", "outputs", "kernel", "options"),
     [
+        (1, 1, 1, {}),
+        (20, 33, 2, {"stride": 2}),
+        (6, 16, 3, {"stride": 2, "padding": 1, "output_padding": 1}),
+        (6, 5, 4, {"stride": 2, "padding": 1, "bias": False}),
+        (3, 18, (3, 2), {"stride": (1, 3), "padding": (1, 0)}),  # a phase that no place reaches
+        (8, 8, 3, {"stride": 3, "dilation": 2, "padding": 2}),
+        (8, 8, (5, 4), {"stride": (4, 2), "dilation": (2, 3), "output_padding": (1, 0)}),
+        (16, 16, 3, {"padding": 1, "dilation": 2}),
+    ],
+)
+def test_transposed_equals_eager_at_every_size(
+    channels: int,
+    outputs: int,
+    kernel: int | tuple[int, int],
+    options: dict[str, Any],
+    save_model: SaveModel,
+) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.ConvTranspose2d(channels, outputs, kernel, **options), nn.ReLU())
+    model = runtime.load(save_model(module))
+    assert uses_own_kernels(model, "1 convolution")
+    for images, height, width in ((1, 1, 2), (1, 8, 8), (2, 9, 31), (3, 30, 1)):
+        x = torch.randn(images, channels, height, width)
+        check(model, module, x)
+        check(model, module, x[:1].squeeze(0))
+
+
+@pytest.mark.parametrize(
+    ("channels", "outputs", "kernel", "options"),
+    [
+        (8, 8, 5, {"groups": 8, "padding": 2}),
         (1, 8, 5, {}),
         (40, 24, 3, {"padding": 1, "stride": 2}),
         (16, 16, 4, {"dilation": 3, "padding": 6}),
@@ -93,6 +128,47 @@ def test_one_dimension_equals_eager(
     assert uses_own_kernels(model, "1 convolution")
     for images, length in ((1, 10), (4, 33), (2, 200)):
         check(model, module, torch.randn(images, channels, length))
+
+
+def test_one_dimension_transposed_equals_eager(save_model: SaveModel) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv1d(4, 8, 3), nn.ConvTranspose1d(8, 6, 5, stride=3, padding=1))
+    model = runtime.load(save_model(module))
+    assert uses_own_kernels(model, "2 convolutions")
+    for images, length in ((1, 10), (4, 33)):
+        check(model, module, torch.randn(images, 4, length))
+
+
+class UNet(nn.Module):
+    """Down and up again, beside what was there before; one of the lists is also looked at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 16, 3, padding=1)
+        self.below = nn.Conv2d(16, 20, 3, padding=1, stride=2)
+        self.up = nn.ConvTranspose2d(20, 16, 2, stride=2)
+        self.deep = nn.Conv2d(32, 32, 3, padding=1, groups=32)
+        self.last = nn.Conv2d(32, 5, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        y = functional.relu(self.first(x))
+        both = torch.cat([y, self.up(functional.relu(self.below(y)))], dim=1)
+        parts = [y, y + 1]
+        aside = torch.cat(parts, dim=2).flatten()
+        return self.last(functional.relu(self.deep(both))), aside, parts[1]
+
+
+def test_a_u_net_equals_eager(save_model: SaveModel) -> None:
+    torch.manual_seed(0)
+    module = UNet()
+    model = runtime.load(save_model(module))
+    assert uses_own_kernels(model, "5 convolutions")
+    for height, width in ((8, 8), (30, 44)):
+        x = torch.randn(2, 3, height, width)
+        with torch.inference_mode():
+            for ours, eager in zip(model(x), module(x), strict=True):
+                torch.testing.assert_close(ours, eager, rtol=1e-5, atol=1e-5)
+                assert ours.stride() == eager.stride()
 
 
 class Block(nn.Module):
@@ -218,8 +294,9 @@ def test_propagates_nan_and_infinity(value: float, save_model: SaveModel) -> Non
     "module",
     [
         nn.Conv2d(4, 8, 3, groups=2),
+        nn.Conv2d(4, 8, 3, groups=4),
         nn.Conv2d(4, 8, 3, padding=1, padding_mode="circular"),
-        nn.ConvTranspose2d(4, 8, 3),
+        nn.ConvTranspose2d(4, 8, 3, groups=2),
         nn.Conv3d(4, 8, 3),
         nn.Conv2d(4, 8, 3, padding="same"),
         nn.Conv2d(4, 8, 3).double(),

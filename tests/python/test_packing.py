@@ -137,7 +137,20 @@ def load_plain(module: nn.Module, folder: Path) -> runtime.Model:
     return runtime.load(file)
 
 
-@pytest.mark.parametrize("activation", [None, nn.ReLU(), nn.GELU(), nn.GELU("tanh")], ids=str)
+@pytest.mark.parametrize(
+    "activation",
+    [
+        None,
+        nn.ReLU(),
+        nn.GELU(),
+        nn.GELU("tanh"),
+        nn.SiLU(),
+        nn.Sigmoid(),
+        nn.Tanh(),
+        nn.ELU(),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(
     ("inputs", "outputs"), [(1, 1), (4, 64), (64, 4), (37, 83), (256, 256), (384, 200)]
@@ -219,7 +232,14 @@ def test_a_linear_reads_its_input_before_later_writes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("activation", "value"),
-    [(nn.ReLU(), float("nan")), (nn.ReLU(), float("inf")), (nn.GELU(), float("nan"))],
+    [
+        (nn.ReLU(), float("nan")),
+        (nn.ReLU(), float("inf")),
+        (nn.GELU(), float("nan")),
+        (nn.SiLU(), float("nan")),
+        (nn.Tanh(), float("inf")),
+        (nn.Sigmoid(), float("inf")),
+    ],
     ids=str,
 )
 def test_a_linear_propagates_nan_and_infinity(

@@ -1,7 +1,6 @@
 #include "engine/convolution.h"
 
-#include <ATen/ATen.h>
-#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
 #include <torch/csrc/jit/ir/alias_analysis.h>
 #include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
@@ -16,9 +15,8 @@
 #include <utility>
 #include <vector>
 
-#include "engine/packed_linear.h"
+#include "engine/packed_convolution.h"
 #include "engine/pass.h"
-#include "engine/threads.h"
 
 namespace ts_infer {
 namespace {
@@ -31,167 +29,52 @@ const auto kShift = c10::Symbol::attr("shift");    // the bias; absent where the
 const auto kStride = c10::Symbol::attr("stride");
 const auto kPadding = c10::Symbol::attr("padding");
 const auto kDilation = c10::Symbol::attr("dilation");
+const auto kGroups = c10::Symbol::attr("groups");
+const auto kTransposed = c10::Symbol::attr("transposed");
+const auto kOutputPadding = c10::Symbol::attr("output_padding");
 const auto kBehind = c10::Symbol::attr("behind");  // the activation
 const auto kLow = c10::Symbol::attr("low");        // whether in bfloat16
 
-/// Of a convolution that pack_convolutions() takes.
-struct Parameters {
-  at::Tensor weight;  // [output, channel, y, x] or [output, channel, x]
-  std::optional<at::Tensor> bias;
-  std::vector<std::int64_t> stride, padding, dilation;
-};
+ConvolutionParameters parameters_in(const Node* node) {
+  return {node->t(kKernel),
+          node->hasAttribute(kShift) ? std::optional(node->t(kShift)) : std::nullopt,
+          node->is(kStride),
+          node->is(kPadding),
+          node->is(kDilation),
+          node->i(kGroups),
+          node->i(kTransposed) != 0,
+          node->is(kOutputPadding)};
+}
+
+void put_into(Node* node, const ConvolutionParameters& parameters) {
+  node->t_(kKernel, parameters.weight);
+  if (parameters.bias) node->t_(kShift, *parameters.bias);
+  node->is_(kStride, parameters.stride);
+  node->is_(kPadding, parameters.padding);
+  node->is_(kDilation, parameters.dilation);
+  node->i_(kGroups, parameters.groups);
+  node->i_(kTransposed, parameters.transposed);
+  node->is_(kOutputPadding, parameters.output_padding);
+}
 
 class Convolution {
  public:
   explicit Convolution(const Node* node)
-      : parameters_{node->t(kKernel),
-                    node->hasAttribute(kShift) ? std::optional(node->t(kShift)) : std::nullopt,
-                    node->is(kStride), node->is(kPadding), node->is(kDilation)},
-        activation_(static_cast<Activation>(node->i(kBehind))),
-        adds_(node->inputs().size() == 2) {
-    const at::Tensor planes = plane() ? parameters_.weight : parameters_.weight.unsqueeze(2);
-    kernel_.outputs = kernel_.output_pixel = planes.size(0);
-    kernel_.bfloat16 = node->i(kLow) != 0 && planes.size(1) % 2 == 0;
-    kernel_.channels = kernel_.bfloat16 ? planes.size(1) / 2 : planes.size(1);
-    kernel_.kernel_height = planes.size(2);
-    kernel_.kernel_width = planes.size(3);
-    kernel_.stride_y = plane() ? parameters_.stride[0] : 1;
-    kernel_.stride_x = parameters_.stride.back();
-    kernel_.padding_y = plane() ? parameters_.padding[0] : 0;
-    kernel_.padding_x = parameters_.padding.back();
-    kernel_.dilation_y = plane() ? parameters_.dilation[0] : 1;
-    kernel_.dilation_x = parameters_.dilation.back();
-    whole_lines_ = kernel_.kernel_width > 1 && kernel_.dilation_x == 1 &&
-                   kernel_.kernel_width * planes.size(1) <= kMostOfLine;
-    kernel_.inputs = kernel_.channels * (whole_lines_ ? kernel_.kernel_width : 1);
-    zeros_ = at::zeros({kernel_.inputs});
-    packed_ = pack_weights(planes.permute({0, 2, 3, 1}).reshape({planes.size(0), -1}),
-                           parameters_.bias, kernel_.bfloat16);
-    kernel_.weights = packed_.weights.const_data_ptr<float>();
-    kernel_.biases = packed_.biases.const_data_ptr<float>();
-    kernel_.zeros = zeros_.const_data_ptr<float>();
-  }
+      : activation_(static_cast<Activation>(node->i(kBehind))),
+        adds_(node->inputs().size() == 2),
+        packed_(parameters_in(node), node->i(kLow) != 0) {}
 
   void operator()(Stack& stack) const {
     at::Tensor added;
     if (adds_) added = torch::jit::pop(stack).toTensor();
     const at::Tensor input = torch::jit::pop(stack).toTensor();
-    torch::jit::push(stack, fits(input) ? run_own(input, added) : run_torchs(input, added));
+    torch::jit::push(stack, packed_(input, added, activation_));
   }
 
  private:
-  static constexpr std::int64_t kMostOfLine = 64;
-
-  bool plane() const { return parameters_.weight.dim() == 4; }
-
-  static std::int64_t places(std::int64_t size, std::int64_t kernel, std::int64_t stride,
-                             std::int64_t padding, std::int64_t dilation) {
-    const std::int64_t last = size + 2 * padding - dilation * (kernel - 1) - 1;
-    return last < 0 ? 0 : last / stride + 1;
-  }
-
-  std::int64_t output_height(std::int64_t height) const {
-    return places(height, kernel_.kernel_height, kernel_.stride_y, kernel_.padding_y,
-                  kernel_.dilation_y);
-  }
-  std::int64_t output_width(std::int64_t width) const {
-    return places(width, kernel_.kernel_width, kernel_.stride_x, kernel_.padding_x,
-                  kernel_.dilation_x);
-  }
-
-  /// What cannot be right at all is torch's to refuse.
-  bool fits(const at::Tensor& input) const {
-    if (!is_float_on_host(input) || input.dim() != parameters_.weight.dim()) return false;
-    if (input.size(1) != parameters_.weight.size(1) || input.numel() == 0 || !many_rows_pay())
-      return false;
-    return output_height(plane() ? input.size(2) : 1) > 0 && output_width(input.size(-1)) > 0;
-  }
-
-  at::Tensor run_own(const at::Tensor& given, const at::Tensor& added) const {
-    const at::Tensor planes = plane() ? given : given.unsqueeze(2);
-    const auto type = kernel_.bfloat16 ? at::kBFloat16 : at::kFloat;
-    const at::Tensor input = whole_lines_ && kernel_.padding_x > 0
-                                 ? padded(planes, type)
-                                 : planes.contiguous(at::MemoryFormat::ChannelsLast).to(type);
-    ConvolutionKernel kernel = kernel_;
-    kernel.output_height = output_height(planes.size(2));
-    kernel.output_width = output_width(planes.size(3));
-    if (whole_lines_) {
-      kernel.padding_x = 0;
-      kernel.kernel_width = 1;
-    }
-    kernel.height = input.size(2);
-    kernel.width = input.size(3);
-
-    const c10::DimVector sizes = {input.size(0), kernel.outputs, kernel.output_height,
-                                  kernel.output_width};
-    at::Tensor output =
-        at::empty(sizes, given.options().memory_format(at::MemoryFormat::ChannelsLast));
-    const at::Tensor result = plane() ? output : output.squeeze(2);
-    const bool same = added.defined() && is_float_on_host(added) && added.sizes() == result.sizes();
-    at::Tensor addend;
-    if (same) {
-      addend = (plane() ? added : added.unsqueeze(2)).contiguous(at::MemoryFormat::ChannelsLast);
-    }
-    const bool later = added.defined() && !same;
-    kernel.activation = later ? Activation::kNone : activation_;
-    run_images(kernel, input, addend, output);
-    return later ? activate(at::add(result, added), activation_) : result;
-  }
-
-  /// Channels last, with zeros on both sides of each line.
-  at::Tensor padded(const at::Tensor& planes, at::ScalarType type) const {
-    const std::int64_t width = planes.size(3);
-    const std::int64_t side = kernel_.padding_x;
-    at::Tensor image =
-        at::empty({planes.size(0), planes.size(1), planes.size(2), width + 2 * side},
-                  planes.options().dtype(type).memory_format(at::MemoryFormat::ChannelsLast));
-    image.narrow(3, 0, side).zero_();
-    image.narrow(3, side, width).copy_(planes);
-    image.narrow(3, side + width, side).zero_();
-    return image;
-  }
-
-  static void run_images(ConvolutionKernel kernel, const at::Tensor& input,
-                         const at::Tensor& addend, at::Tensor& output) {
-    const std::int64_t pixels = kernel.output_height * kernel.output_width;
-    const std::int64_t image = kernel.height * kernel.width * kernel.channels;
-    const std::int64_t taps = kernel.kernel_height * kernel.kernel_width * kernel.inputs;
-    for (std::int64_t i = 0; i < input.size(0); ++i) {
-      kernel.input = static_cast<const float*>(input.const_data_ptr()) + i * image;
-      kernel.output = output.mutable_data_ptr<float>() + i * pixels * kernel.outputs;
-      kernel.added =
-          addend.defined() ? addend.const_data_ptr<float>() + i * pixels * kernel.outputs : nullptr;
-      share(pixels, kernel.outputs, taps,
-            [&](std::int64_t begin, std::int64_t end, std::int64_t first, std::int64_t last) {
-              ConvolutionKernel part = kernel;
-              part.outputs = last - first;
-              part.weights += first * taps;
-              part.biases += first;
-              part.output += first;
-              if (part.added) part.added += first;
-              run(part, begin, end);
-            });
-    }
-  }
-
-  at::Tensor run_torchs(const at::Tensor& input, const at::Tensor& added) const {
-    const Parameters& p = parameters_;
-    at::Tensor output = plane()
-                            ? at::conv2d(input, p.weight, p.bias, p.stride, p.padding, p.dilation)
-                            : at::conv1d(input, p.weight, p.bias, p.stride, p.padding, p.dilation);
-    if (added.defined()) output = at::add(output, added);
-    return activate(output, activation_);
-  }
-
-  Parameters parameters_;
   Activation activation_;
   bool adds_;
-  PackedWeights packed_;
-  at::Tensor zeros_;  // as many as the kernel reads at a place
-  // With few channels a line of the kernel is multiplied at a time, over a padded image.
-  bool whole_lines_;
-  ConvolutionKernel kernel_{};  // all but what depends on the image
+  PackedConvolution packed_;
 };
 
 const torch::jit::RegisterOperators kConvolutionOperator({torch::jit::Operator(
@@ -214,10 +97,15 @@ std::optional<std::vector<std::int64_t>> numbers(torch::jit::Value* value, std::
   return list;
 }
 
-std::optional<Parameters> parameters_of(const Node* node) {
+/// Of a convolution that own kernels take.
+std::optional<ConvolutionParameters> parameters_of(const Node* node) {
   const std::string kind = node->kind().toQualString();
   const bool general = kind == "aten::_convolution" || kind == "aten::convolution";
-  if (!general && kind != "aten::conv1d" && kind != "aten::conv2d") return std::nullopt;
+  const bool transposed =
+      kind == "aten::conv_transpose1d" || kind.find("aten::conv_transpose2d") == 0;
+  if (!general && !transposed && kind != "aten::conv1d" && kind != "aten::conv2d") {
+    return std::nullopt;
+  }
   const auto weight = torch::jit::toIValue(node->namedInput("weight"));
   const auto bias = torch::jit::toIValue(node->namedInput("bias"));
   if (!weight || !weight->isTensor() || !bias) return std::nullopt;
@@ -227,17 +115,29 @@ std::optional<Parameters> parameters_of(const Node* node) {
     return std::nullopt;
   }
   if (bias->isTensor() && !is_float_on_host(bias->toTensor())) return std::nullopt;
-  if (torch::jit::constant_as<std::int64_t>(node->namedInput("groups")) != 1) return std::nullopt;
-  if (general && torch::jit::constant_as<bool>(node->namedInput("transposed")) != false) {
-    return std::nullopt;
-  }
+  const auto groups = torch::jit::constant_as<std::int64_t>(node->namedInput("groups"));
+  const auto turned = general ? torch::jit::constant_as<bool>(node->namedInput("transposed"))
+                              : std::optional(transposed);
   const auto stride = numbers(node->namedInput("stride"), dims);
   const auto padding = numbers(node->namedInput("padding"), dims);
   const auto dilation = numbers(node->namedInput("dilation"), dims);
-  if (!stride || !padding || !dilation) return std::nullopt;
-  return Parameters{weight->toTensor(),
-                    bias->isTensor() ? std::optional(bias->toTensor()) : std::nullopt, *stride,
-                    *padding, *dilation};
+  const auto output_padding = general || transposed
+                                  ? numbers(node->namedInput("output_padding"), dims)
+                                  : std::optional(std::vector<std::int64_t>(dims, 0));
+  if (!groups || !turned || !stride || !padding || !dilation || !output_padding) {
+    return std::nullopt;
+  }
+  ConvolutionParameters parameters = {
+      weight->toTensor(),
+      bias->isTensor() ? std::optional(bias->toTensor()) : std::nullopt,
+      *stride,
+      *padding,
+      *dilation,
+      *groups,
+      *turned,
+      *output_padding};
+  if (!PackedConvolution::takes(parameters)) return std::nullopt;
+  return parameters;
 }
 
 /// The sum of a value, used nowhere else, with another tensor: the node and the other tensor.
@@ -268,11 +168,7 @@ bool pack_convolution(Node* node, const torch::jit::AliasDb& aliases, bool bfloa
   const auto [user, activation] = only_activation(last->output());
   if (user) last = user;
   Node* packed = replace(place, last, "ts_infer::convolution", inputs);
-  packed->t_(kKernel, parameters->weight);
-  if (parameters->bias) packed->t_(kShift, *parameters->bias);
-  packed->is_(kStride, parameters->stride);
-  packed->is_(kPadding, parameters->padding);
-  packed->is_(kDilation, parameters->dilation);
+  put_into(packed, *parameters);
   packed->i_(kBehind, static_cast<std::int64_t>(activation));
   packed->i_(kLow, bfloat16);
   return true;
@@ -297,11 +193,27 @@ bool keeps_channels_last(const Node* node) {
                                                          "aten::max_pool2d",
                                                          "aten::avg_pool2d",
                                                          "aten::batch_norm",
+                                                         "aten::cat",
                                                          "aten::hardsigmoid",
                                                          "aten::adaptive_avg_pool2d",
                                                          "aten::upsample_nearest2d",
                                                          "aten::upsample_bilinear2d"};
   return kKinds.count(node->kind().toQualString()) > 0;
+}
+
+bool holds_tensors(const torch::jit::Value* value) {
+  return value->type()->isSubtypeOf(*c10::TensorType::get()) ||
+         value->type()->isSubtypeOf(*c10::ListType::ofTensors());
+}
+
+/// A list of tensors that one node puts together and none else uses.
+bool lists_for_cat(const Node* node, const torch::jit::AliasDb& aliases) {
+  if (node->kind() != torch::jit::prim::ListConstruct || !holds_tensors(node->output())) {
+    return false;
+  }
+  const auto& uses = node->output()->uses();
+  return uses.size() == 1 && uses[0].user->kind() == c10::aten::cat &&
+         uses[0].user->owningBlock() == node->owningBlock() && !aliases.hasWriters(uses[0].user);
 }
 
 /// What has the channels together and goes to anything else is made contiguous, as torch's own
@@ -310,12 +222,12 @@ void lay_out(torch::jit::Block* block, const torch::jit::AliasDb& aliases) {
   std::unordered_set<torch::jit::Value*> together;
   for (Node* node : block->nodes()) {
     for (torch::jit::Block* inner : node->blocks()) lay_out(inner, aliases);
-    const bool all =
-        std::all_of(node->inputs().begin(), node->inputs().end(), [&](torch::jit::Value* input) {
-          return !input->type()->isSubtypeOf(*c10::TensorType::get()) || together.count(input);
-        });
+    const bool all = std::all_of(
+        node->inputs().begin(), node->inputs().end(),
+        [&](torch::jit::Value* input) { return !holds_tensors(input) || together.count(input); });
     if (node->kind() == kConvolution ||
-        (keeps_channels_last(node) && all && !aliases.hasWriters(node))) {
+        ((keeps_channels_last(node) || lists_for_cat(node, aliases)) && all &&
+         !aliases.hasWriters(node))) {
       together.insert(node->output());
     }
   }

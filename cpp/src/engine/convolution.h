@@ -10,10 +10,10 @@ namespace ts_infer {
 /// is one.
 bool packs_all_convolutions(const torch::jit::Graph& graph);
 
-/// Has every convolution over one or two dimensions, without groups, whose weights are float32
-/// constants on the host computed by kernels.h, from weights packed now; returns how many. Batch
-/// norms, sums and scales behind them go into the weights, a sum with another tensor and a ReLU or
-/// GELU behind that into the kernel.
+/// Has every convolution over one or two dimensions that PackedConvolution takes, and whose weights
+/// are float32 constants on the host, computed by kernels.h; returns how many. Batch norms, sums
+/// and scales behind them go into the weights, a sum with another tensor and a activation behind
+/// that into the kernel.
 ///
 /// Their images have the channels together ("channels last"), and so have those of the operators
 /// between them that keep it; everything else gets them as torch lays them out.

@@ -115,6 +115,43 @@ TS_INFER_INLINE void gelu(typename Vector<Lanes>::Floats& x) {
   x = 0.5F * x * (x < 0.0F ? tail : 2.0F - tail);
 }
 
+template <int Lanes>
+TS_INFER_INLINE void gelu_tanh(typename Vector<Lanes>::Floats& x) {
+  using V = Floats<Lanes>;
+  V inner = 0.79788456F * (x + 0.044715F * x * x * x);
+  hyperbolic_tangent<Lanes>(inner);
+  x = 0.5F * x * (1.0F + inner);
+}
+
+template <int Lanes>
+TS_INFER_INLINE void silu(typename Vector<Lanes>::Floats& x) {
+  Floats<Lanes> gate = x;
+  sigmoid<Lanes>(gate);
+  x *= gate;
+}
+
+template <int Lanes>
+TS_INFER_INLINE void activate(Activation activation, typename Vector<Lanes>::Floats& x) {
+  using V = Floats<Lanes>;
+  switch (activation) {
+    case Activation::kNone:
+      return;
+    case Activation::kRelu:
+      x = x < 0.0F ? V{} : x;  // NaN stays NaN
+      return;
+    case Activation::kGelu:
+      return gelu<Lanes>(x);
+    case Activation::kGeluTanh:
+      return gelu_tanh<Lanes>(x);
+    case Activation::kSilu:
+      return silu<Lanes>(x);
+    case Activation::kSigmoid:
+      return sigmoid<Lanes>(x);
+    case Activation::kTanh:
+      return hyperbolic_tangent<Lanes>(x);
+  }
+}
+
 /// One step of `Rows` sequences and of as many units, from `unit`, as a vector has lanes.
 template <int Lanes, int Rows>
 TS_INFER_INLINE void step(const LstmKernel& s, std::int64_t unit, const float* gates,
@@ -191,7 +228,8 @@ struct ConvolutionRows {
   explicit ConvolutionRows(const ConvolutionKernel& kernel)
       : l(kernel),
         pixel_by_pixel(taps() == 1 && l.stride_y == 1 && l.stride_x == 1 && l.padding_y == 0 &&
-                       l.padding_x == 0) {}
+                       l.padding_x == 0 && l.height == l.output_height &&
+                       l.width == l.output_width) {}
 
   const ConvolutionKernel& l;
   bool pixel_by_pixel;  // the rows are the input's pixels
@@ -243,6 +281,19 @@ TS_INFER_INLINE void add_product(float number, const V& column, V& sum) {
   }
 }
 
+/// What becomes of `outputs` sums at `at`, up to as many as a vector has lanes.
+template <int Lanes, typename Kernel>
+TS_INFER_INLINE void finish(const Kernel& l, const float* addend, std::int64_t at,
+                            std::int64_t outputs, typename Vector<Lanes>::Floats& sum) {
+  if (addend) {
+    Floats<Lanes> added;
+    load(addend + at, outputs, added);
+    sum += added;
+  }
+  activate<Lanes>(l.activation, sum);
+  store(sum, outputs, l.output + at);
+}
+
 /// `Rows` rows and `Vectors` vectors of outputs from `first`, a multiple of Lanes.
 template <int Lanes, int Rows, int Vectors, bool Bfloat16, typename Kernel, typename Source>
 TS_INFER_INLINE void multiply(const Kernel& l, const Source& source, std::int64_t row,
@@ -280,18 +331,49 @@ TS_INFER_INLINE void multiply(const Kernel& l, const Source& source, std::int64_
     const std::int64_t output = first + v * Lanes;
     const std::int64_t outputs = std::clamp<std::int64_t>(l.outputs - output, 0, Lanes);
     for (int r = 0; r < Rows; ++r) {
-      V& y = sum[r][v];
       const std::int64_t at = (row + r) * source.output_row() + output;
-      if (source.added()) {
-        V added;
-        load(source.added() + at, outputs, added);
-        y += added;
-      }
-      if (l.activation == Activation::kRelu) y = y < 0.0F ? V{} : y;  // NaN stays NaN
-      if (l.activation == Activation::kGelu) gelu<Lanes>(y);
-      store(y, outputs, l.output + at);
+      finish<Lanes>(l, source.added(), at, outputs, sum[r][v]);
     }
   }
+}
+
+/// `Rows` pixels of a depthwise convolution, all channels.
+template <int Lanes, int Rows>
+TS_INFER_INLINE void multiply_depthwise(const ConvolutionRows& source, std::int64_t row) {
+  using V = Floats<Lanes>;
+  const ConvolutionKernel& l = source.l;
+  const std::int64_t taps = source.taps();
+  const float* input[kMostDepthwiseTaps][Rows];
+  for (std::int64_t tap = 0; tap < taps; ++tap) source.template find<Rows>(row, tap, input[tap]);
+  for (std::int64_t first = 0; first < l.outputs; first += Lanes) {
+    const std::int64_t count = std::min<std::int64_t>(Lanes, l.outputs - first);
+    const float* weights = l.weights + first / kBlock * taps * kBlock + first % kBlock;
+    V sum[Rows];
+    for (int r = 0; r < Rows; ++r) load(l.biases + first, sum[r]);
+    for (std::int64_t tap = 0; tap < taps; ++tap) {
+      V column;
+      load(weights + tap * kBlock, column);
+      for (int r = 0; r < Rows; ++r) {
+        V x;
+        load(input[tap][r] + first, count, x);
+        sum[r] += x * column;
+      }
+    }
+    for (int r = 0; r < Rows; ++r) {
+      finish<Lanes>(l, l.added, (row + r) * l.output_pixel + first, count, sum[r]);
+    }
+  }
+}
+
+template <int Lanes>
+TS_INFER_INLINE void multiply_depthwise(const ConvolutionKernel& l, std::int64_t begin,
+                                        std::int64_t end) {
+  const ConvolutionRows source{l};
+  std::int64_t row = begin;
+  for (; row + kRowsAtOnce <= end; row += kRowsAtOnce) {
+    multiply_depthwise<Lanes, kRowsAtOnce>(source, row);
+  }
+  for (; row < end; ++row) multiply_depthwise<Lanes, 1>(source, row);
 }
 
 template <int Lanes, int Vectors, bool Bfloat16, typename Kernel, typename Source>
@@ -351,6 +433,7 @@ struct Pixels {
 
 template <int Lanes, int Vectors>
 TS_INFER_INLINE void run_any(const Pixels& pixels) {
+  if (pixels.l.depthwise) return multiply_depthwise<Lanes>(pixels.l, pixels.begin, pixels.end);
   multiply_any<Lanes, Vectors>(pixels.l, ConvolutionRows{pixels.l}, pixels.begin, pixels.end);
 }
 

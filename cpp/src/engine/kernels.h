@@ -27,7 +27,11 @@ bool has_bfloat16_products();
 enum class Activation : std::int64_t {
   kNone,
   kRelu,
-  kGelu,  // x / 2 (1 + erf(x / sqrt(2))), where erf differs from the exact one by at most 2e-7
+  kGelu,      // x / 2 (1 + erf(x / sqrt(2))), where erf differs from the exact one by at most 2e-7
+  kGeluTanh,  // its approximation by tanh, as torch's
+  kSilu,      // x sigmoid(x)
+  kSigmoid,
+  kTanh,
 };
 
 /// A fully connected layer: output = activation(input W + bias).
@@ -47,8 +51,13 @@ struct LinearKernel {
 
 void run(const LinearKernel& linear);
 
+/// The kernel of a depthwise convolution has at most so many places.
+constexpr std::int64_t kMostDepthwiseTaps = 64;
+
 /// A convolution over one image whose channels lie together ("channels last"):
 /// output = activation(input * W + bias + added).
+///
+/// In a depthwise one each output sees one channel, that of its own number; `inputs` is 1.
 struct ConvolutionKernel {
   std::int64_t height, width, channels;               // of the input
   std::int64_t output_height, output_width, outputs;  // `outputs` channels
@@ -64,6 +73,7 @@ struct ConvolutionKernel {
   float* output;              // [y][x][output]
   std::int64_t output_pixel;  // from one pixel to the next
   bool bfloat16 = false;      // input, zeros and weights
+  bool depthwise = false;     // then not in bfloat16, and `zeros` has all channels
 };
 
 /// The pixels [begin, end) of the output, counted line by line.

@@ -42,16 +42,25 @@ torch::jit::Node* replace(torch::jit::Node* place, torch::jit::Node* last, const
 }
 
 std::pair<torch::jit::Node*, Activation> only_activation(torch::jit::Value* value) {
-  if (value->uses().size() == 1) {
-    torch::jit::Node* user = value->uses()[0].user;
-    if (user->matches("aten::relu(Tensor self) -> Tensor") ||
-        user->matches("aten::relu_(Tensor(a!) self) -> Tensor(a!)")) {
-      return {user, Activation::kRelu};
-    }
-    if (user->matches("aten::gelu(Tensor self, *, str approximate='none') -> Tensor") &&
-        torch::jit::constant_as<std::string>(user->namedInput("approximate")) == "none") {
-      return {user, Activation::kGelu};
-    }
+  if (value->uses().size() != 1) return {nullptr, Activation::kNone};
+  torch::jit::Node* user = value->uses()[0].user;
+  if (user->matches("aten::gelu(Tensor self, *, str approximate='none') -> Tensor")) {
+    const auto how = torch::jit::constant_as<std::string>(user->namedInput("approximate"));
+    if (how == "none") return {user, Activation::kGelu};
+    if (how == "tanh") return {user, Activation::kGeluTanh};
+    return {nullptr, Activation::kNone};
+  }
+  static const std::pair<const char*, Activation> kUnary[] = {
+      {"aten::relu(Tensor self) -> Tensor", Activation::kRelu},
+      {"aten::relu_(Tensor(a!) self) -> Tensor(a!)", Activation::kRelu},
+      {"aten::silu(Tensor self) -> Tensor", Activation::kSilu},
+      {"aten::silu_(Tensor(a!) self) -> Tensor(a!)", Activation::kSilu},
+      {"aten::sigmoid(Tensor self) -> Tensor", Activation::kSigmoid},
+      {"aten::sigmoid_(Tensor(a!) self) -> Tensor(a!)", Activation::kSigmoid},
+      {"aten::tanh(Tensor self) -> Tensor", Activation::kTanh},
+      {"aten::tanh_(Tensor(a!) self) -> Tensor(a!)", Activation::kTanh}};
+  for (const auto& [schema, activation] : kUnary) {
+    if (user->matches(schema)) return {user, activation};
   }
   return {nullptr, Activation::kNone};
 }
@@ -64,6 +73,14 @@ at::Tensor activate(at::Tensor tensor, Activation activation) {
       return tensor.relu_();
     case Activation::kGelu:
       return at::gelu_(tensor);
+    case Activation::kGeluTanh:
+      return at::gelu_(tensor, "tanh");
+    case Activation::kSilu:
+      return at::silu_(tensor);
+    case Activation::kSigmoid:
+      return tensor.sigmoid_();
+    case Activation::kTanh:
+      return tensor.tanh_();
   }
   return tensor;
 }

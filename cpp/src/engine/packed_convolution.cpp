@@ -1,0 +1,300 @@
+#include "engine/packed_convolution.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
+#include "engine/pass.h"
+#include "engine/threads.h"
+
+namespace ts_infer {
+namespace {
+
+constexpr std::int64_t kMostOfLine = 64;
+constexpr std::int64_t kLeastOfGroup = 4;
+
+/// Of y and x.
+std::vector<std::int64_t> pair(const std::vector<std::int64_t>& list, std::int64_t for_line) {
+  return {list.size() == 2 ? list[0] : for_line, list.back()};
+}
+
+bool is_depthwise(const ConvolutionParameters& p) {
+  return !p.transposed && p.groups > 1 && p.weight.size(0) == p.groups && p.weight.size(1) == 1;
+}
+
+/// Places of a transposed kernel, along one axis, that reach the output's pixels of a phase: those
+/// at `first` and every `step` further see the input's pixels at `offset`, `offset - before`, …
+/// from the pixel's number within the phase on.
+struct Phase {
+  std::int64_t first = 0, step = 1, count = 0, offset = 0, before = 0;
+};
+
+Phase phase_of(std::int64_t phase, std::int64_t kernel, std::int64_t stride, std::int64_t padding,
+               std::int64_t dilation) {
+  Phase result;
+  result.step = stride / std::gcd(stride, dilation);
+  result.before = result.step * dilation / stride;
+  const auto reaches = [&](std::int64_t place) {
+    return (phase + padding - place * dilation) % stride == 0;
+  };
+  while (result.first < kernel && !reaches(result.first)) ++result.first;
+  if (result.first >= kernel) return result;
+  result.count = parts(kernel - result.first, result.step);
+  result.offset = (phase + padding - result.first * dilation) / stride;
+  return result;
+}
+
+void run_images(ConvolutionKernel kernel, const at::Tensor& input, std::int64_t channel,
+                const at::Tensor& addend, at::Tensor& output, std::int64_t first_output) {
+  const std::int64_t pixels = kernel.output_height * kernel.output_width;
+  const std::int64_t image = kernel.height * kernel.width * kernel.channels;
+  const std::int64_t taps = kernel.kernel_height * kernel.kernel_width * kernel.inputs;
+  for (std::int64_t i = 0; i < input.size(0); ++i) {
+    kernel.input = static_cast<const float*>(input.const_data_ptr()) + i * image + channel;
+    const std::int64_t at = i * pixels * kernel.output_pixel + first_output;
+    kernel.output = output.mutable_data_ptr<float>() + at;
+    kernel.added = addend.defined() ? addend.const_data_ptr<float>() + at : nullptr;
+    if (kernel.depthwise) {
+      // Pixels are shared, channels are not.
+      share(pixels, 1, taps * kernel.outputs,
+            [&](std::int64_t begin, std::int64_t end, std::int64_t, std::int64_t) {
+              run(kernel, begin, end);
+            });
+      continue;
+    }
+    share(pixels, kernel.outputs, taps,
+          [&](std::int64_t begin, std::int64_t end, std::int64_t first, std::int64_t last) {
+            ConvolutionKernel part = kernel;
+            part.outputs = last - first;
+            part.weights += first * taps;
+            part.biases += first;
+            part.output += first;
+            if (part.added) part.added += first;
+            run(part, begin, end);
+          });
+  }
+}
+
+}  // namespace
+
+bool PackedConvolution::takes(const ConvolutionParameters& p) {
+  if (p.groups == 1) return true;
+  if (p.transposed) return false;
+  if (is_depthwise(p)) return p.weight.numel() / p.groups <= kMostDepthwiseTaps;
+  return p.weight.size(1) >= kLeastOfGroup && p.weight.size(0) / p.groups >= kLeastOfGroup;
+}
+
+PackedConvolution::PackedConvolution(ConvolutionParameters parameters, bool bfloat16)
+    : parameters_(std::move(parameters)),
+      stride_(pair(parameters_.stride, 1)),
+      padding_(pair(parameters_.padding, 0)),
+      dilation_(pair(parameters_.dilation, 1)) {
+  const at::Tensor planes = plane() ? parameters_.weight : parameters_.weight.unsqueeze(2);
+  const std::int64_t of_group = parameters_.transposed ? planes.size(0) : planes.size(1);
+  const bool even = bfloat16 && of_group % 2 == 0;
+  if (even) type_ = at::kBFloat16;
+  if (is_depthwise(parameters_)) {
+    pack_depthwise(planes);
+  } else if (parameters_.transposed) {
+    pack_phases(planes, even);
+  } else {
+    pack_groups(planes, even);
+  }
+}
+
+std::int64_t PackedConvolution::channels() const {
+  return parameters_.transposed ? parameters_.weight.size(0)
+                                : parameters_.weight.size(1) * parameters_.groups;
+}
+
+void PackedConvolution::add(Part part, const at::Tensor& weight,
+                            const std::optional<at::Tensor>& bias) {
+  part.packed = pack_weights(weight, bias, part.kernel.bfloat16);
+  part.kernel.weights = part.packed.weights.const_data_ptr<float>();
+  part.kernel.biases = part.packed.biases.const_data_ptr<float>();
+  part.kernel.zeros = zeros_.const_data_ptr<float>();
+  parts_.push_back(std::move(part));
+}
+
+void PackedConvolution::pack_groups(const at::Tensor& planes, bool bfloat16) {
+  const std::int64_t groups = parameters_.groups;
+  const std::int64_t outputs = planes.size(0) / groups;
+  const std::int64_t width = planes.size(3);
+  if (groups == 1 && width > 1 && dilation_[1] == 1 && width * planes.size(1) <= kMostOfLine) {
+    line_padding_ = padding_[1];
+  }
+  ConvolutionKernel kernel{};
+  kernel.bfloat16 = bfloat16;
+  kernel.channels = channels() / (bfloat16 ? 2 : 1);
+  kernel.outputs = outputs;
+  kernel.output_pixel = planes.size(0);
+  kernel.kernel_height = planes.size(2);
+  kernel.kernel_width = whole_lines() ? 1 : width;
+  kernel.stride_y = stride_[0];
+  kernel.stride_x = stride_[1];
+  kernel.padding_y = padding_[0];
+  kernel.padding_x = whole_lines() ? 0 : padding_[1];
+  kernel.dilation_y = dilation_[0];
+  kernel.dilation_x = dilation_[1];
+  kernel.inputs = kernel.channels / groups * (whole_lines() ? width : 1);
+  zeros_ = at::zeros({kernel.inputs});
+  for (std::int64_t group = 0; group < groups; ++group) {
+    Part part;
+    part.kernel = kernel;
+    part.channel = group * kernel.inputs;
+    part.output = group * outputs;
+    const at::Tensor weight = planes.narrow(0, part.output, outputs).permute({0, 2, 3, 1});
+    const auto& bias = parameters_.bias;
+    add(std::move(part), weight.reshape({outputs, -1}),
+        bias ? std::optional(bias->narrow(0, group * outputs, outputs)) : bias);
+  }
+}
+
+void PackedConvolution::pack_depthwise(const at::Tensor& planes) {
+  Part part;
+  ConvolutionKernel& kernel = part.kernel = {};
+  type_ = c10::kFloat;
+  kernel.depthwise = true;
+  kernel.channels = kernel.outputs = kernel.output_pixel = planes.size(0);
+  kernel.kernel_height = planes.size(2);
+  kernel.kernel_width = planes.size(3);
+  kernel.stride_y = stride_[0];
+  kernel.stride_x = stride_[1];
+  kernel.padding_y = padding_[0];
+  kernel.padding_x = padding_[1];
+  kernel.dilation_y = dilation_[0];
+  kernel.dilation_x = dilation_[1];
+  kernel.inputs = 1;
+  zeros_ = at::zeros({kernel.channels});
+  // As the weights of so many outputs with one input a place: [block][place][kBlock].
+  add(std::move(part), planes.flatten(1), parameters_.bias);
+}
+
+void PackedConvolution::pack_phases(const at::Tensor& planes, bool bfloat16) {
+  ConvolutionKernel kernel{};
+  kernel.bfloat16 = bfloat16;
+  kernel.channels = kernel.inputs = planes.size(0) / (bfloat16 ? 2 : 1);
+  kernel.outputs = kernel.output_pixel = planes.size(1);
+  kernel.stride_y = kernel.stride_x = 1;
+  zeros_ = at::zeros({kernel.inputs});
+  for (std::int64_t y = 0; y < stride_[0]; ++y) {
+    const Phase down = phase_of(y, planes.size(2), stride_[0], padding_[0], dilation_[0]);
+    for (std::int64_t x = 0; x < stride_[1]; ++x) {
+      const Phase across = phase_of(x, planes.size(3), stride_[1], padding_[1], dilation_[1]);
+      Part part;
+      part.kernel = kernel;
+      part.phase_y = y;
+      part.phase_x = x;
+      part.kernel.kernel_height = down.count;
+      part.kernel.kernel_width = across.count;
+      part.kernel.padding_y = -down.offset;
+      part.kernel.padding_x = -across.offset;
+      part.kernel.dilation_y = -down.before;
+      part.kernel.dilation_x = -across.before;
+      const at::Tensor weight = planes.slice(2, down.first, std::nullopt, down.step)
+                                    .slice(3, across.first, std::nullopt, across.step);
+      add(std::move(part),
+          weight.permute({1, 2, 3, 0}).reshape({planes.size(1), weight.numel() / planes.size(1)}),
+          parameters_.bias);
+    }
+  }
+}
+
+std::int64_t PackedConvolution::output_size(std::size_t axis, std::int64_t size) const {
+  const std::int64_t kernel =
+      plane() || axis == 1 ? parameters_.weight.size(plane() ? axis + 2 : 2) : 1;
+  const std::int64_t reach = dilation_[axis] * (kernel - 1);
+  if (parameters_.transposed) {
+    const std::int64_t more = pair(parameters_.output_padding, 0)[axis];
+    return std::max<std::int64_t>(
+        0, (size - 1) * stride_[axis] - 2 * padding_[axis] + reach + more + 1);
+  }
+  const std::int64_t last = size + 2 * padding_[axis] - reach - 1;
+  return last < 0 ? 0 : last / stride_[axis] + 1;
+}
+
+bool PackedConvolution::fits(const at::Tensor& input) const {
+  // What cannot be right at all is torch's to refuse.
+  if (!is_float_on_host(input) || input.dim() != parameters_.weight.dim()) return false;
+  if (input.size(1) != channels() || input.numel() == 0 || !many_rows_pay()) return false;
+  return output_size(0, plane() ? input.size(2) : 1) > 0 && output_size(1, input.size(-1)) > 0;
+}
+
+at::Tensor PackedConvolution::operator()(const at::Tensor& input, const at::Tensor& added,
+                                         Activation activation) const {
+  return fits(input) ? run_own(input, added, activation) : run_torchs(input, added, activation);
+}
+
+at::Tensor PackedConvolution::run_own(const at::Tensor& given, const at::Tensor& added,
+                                      Activation activation) const {
+  const auto last = at::MemoryFormat::ChannelsLast;
+  const at::Tensor planes = plane() ? given : given.unsqueeze(2);
+  const at::Tensor input =
+      whole_lines() && line_padding_ > 0 ? padded(planes) : planes.contiguous(last).to(type_);
+  const std::int64_t outputs = parts_.front().kernel.output_pixel;
+  const std::int64_t height = output_size(0, planes.size(2));
+  const std::int64_t width = output_size(1, planes.size(3));
+  at::Tensor output =
+      at::empty({input.size(0), outputs, height, width}, given.options().memory_format(last));
+  const at::Tensor result = plane() ? output : output.squeeze(2);
+  const bool in_phases = parameters_.transposed && (stride_[0] > 1 || stride_[1] > 1);
+  const bool same =
+      added.defined() && !in_phases && is_float_on_host(added) && added.sizes() == result.sizes();
+  at::Tensor addend;
+  if (same) addend = (plane() ? added : added.unsqueeze(2)).contiguous(last);
+  const bool later = added.defined() && !same;
+  for (const Part& part : parts_) {
+    ConvolutionKernel kernel = part.kernel;
+    kernel.activation = later ? Activation::kNone : activation;
+    kernel.height = input.size(2);
+    kernel.width = input.size(3);
+    at::Tensor pixels = output;
+    if (in_phases) {
+      pixels = output.slice(2, part.phase_y, std::nullopt, stride_[0])
+                   .slice(3, part.phase_x, std::nullopt, stride_[1]);
+      if (pixels.numel() == 0) continue;
+    }
+    kernel.output_height = pixels.size(2);
+    kernel.output_width = pixels.size(3);
+    at::Tensor target =
+        in_phases ? at::empty(pixels.sizes(), output.options().memory_format(last)) : output;
+    run_images(kernel, input, part.channel, addend, target, part.output);
+    if (in_phases) pixels.copy_(target);
+  }
+  return later ? activate(at::add(result, added), activation) : result;
+}
+
+/// Channels last, with zeros on both sides of each line.
+at::Tensor PackedConvolution::padded(const at::Tensor& planes) const {
+  const std::int64_t width = planes.size(3);
+  const std::int64_t side = line_padding_;
+  at::Tensor image =
+      at::empty({planes.size(0), planes.size(1), planes.size(2), width + 2 * side},
+                planes.options().dtype(type_).memory_format(at::MemoryFormat::ChannelsLast));
+  image.narrow(3, 0, side).zero_();
+  image.narrow(3, side, width).copy_(planes);
+  image.narrow(3, side + width, side).zero_();
+  return image;
+}
+
+at::Tensor PackedConvolution::run_torchs(const at::Tensor& input, const at::Tensor& added,
+                                         Activation activation) const {
+  const ConvolutionParameters& p = parameters_;
+  at::Tensor output;
+  if (p.transposed) {
+    output = plane() ? at::conv_transpose2d(input, p.weight, p.bias, p.stride, p.padding,
+                                            p.output_padding, p.groups, p.dilation)
+                     : at::conv_transpose1d(input, p.weight, p.bias, p.stride, p.padding,
+                                            p.output_padding, p.groups, p.dilation);
+  } else {
+    output = plane()
+                 ? at::conv2d(input, p.weight, p.bias, p.stride, p.padding, p.dilation, p.groups)
+                 : at::conv1d(input, p.weight, p.bias, p.stride, p.padding, p.dilation, p.groups);
+  }
+  if (added.defined()) output = at::add(output, added);
+  return activate(output, activation);
+}
+
+}  // namespace ts_infer

@@ -1,0 +1,79 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "engine/kernels.h"
+#include "engine/packed_linear.h"
+
+namespace ts_infer {
+
+/// What a convolution over one or two dimensions is made of; lists have a number a dimension.
+struct ConvolutionParameters {
+  at::Tensor weight;  // [output, channel of a group, y, x], or without y;
+                      // transposed: [channel, output of a group, y, x]
+  std::optional<at::Tensor> bias;
+  std::vector<std::int64_t> stride, padding, dilation;
+  std::int64_t groups = 1;
+  bool transposed = false;
+  std::vector<std::int64_t> output_padding;  // of a transposed one
+};
+
+/// A convolution whose weights are packed once, for images of any size: nothing is set up for a
+/// size that is new. Runs on torch's intra-op threads. Calls may come from any thread.
+class PackedConvolution {
+ public:
+  /// Whether there is a kernel for it: without groups, depthwise, or with groups of 4 channels and
+  /// outputs or more; transposed without groups.
+  static bool takes(const ConvolutionParameters& parameters);
+
+  /// @param bfloat16 multiply numbers of that, where the channels of a group are even in number
+  PackedConvolution(ConvolutionParameters parameters, bool bfloat16);
+
+  /// activation(convolution of input + added). What no kernel is for is computed by torch.
+  /// @param input [image, channel, y, x], or without image, or without y
+  /// @param added as the result or of a shape that broadcasts with it; undefined: nothing
+  at::Tensor operator()(const at::Tensor& input, const at::Tensor& added,
+                        Activation activation) const;
+
+ private:
+  /// A group, or the pixels of a transposed convolution's output that see the same weights: those
+  /// at `phase_y` and every stride_y further, and so in x.
+  struct Part {
+    PackedWeights packed;
+    ConvolutionKernel kernel;  // all but what depends on the image
+    std::int64_t channel = 0;  // the first of its input
+    std::int64_t output = 0;   // its first one
+    std::int64_t phase_y = 0;
+    std::int64_t phase_x = 0;
+  };
+
+  bool plane() const { return parameters_.weight.dim() == 4; }
+  bool whole_lines() const { return line_padding_ >= 0; }
+  std::int64_t channels() const;
+  std::int64_t output_size(std::size_t axis, std::int64_t size) const;
+  bool fits(const at::Tensor& input) const;
+  at::Tensor run_own(const at::Tensor& given, const at::Tensor& added, Activation activation) const;
+  at::Tensor run_torchs(const at::Tensor& input, const at::Tensor& added,
+                        Activation activation) const;
+  at::Tensor padded(const at::Tensor& planes) const;
+
+  void pack_groups(const at::Tensor& planes, bool bfloat16);
+  void pack_depthwise(const at::Tensor& planes);
+  void pack_phases(const at::Tensor& planes, bool bfloat16);
+  void add(Part part, const at::Tensor& weight, const std::optional<at::Tensor>& bias);
+
+  ConvolutionParameters parameters_;
+  std::vector<std::int64_t> stride_, padding_, dilation_;  // of y and x
+  std::vector<Part> parts_;
+  at::Tensor zeros_;                    // as many as a kernel reads at a place
+  c10::ScalarType type_ = c10::kFloat;  // of the input
+  // With few channels a line of the kernel is multiplied at a time, over an image that has this
+  // padding in x. -1: no.
+  std::int64_t line_padding_ = -1;
+};
+
+}  // namespace ts_infer
