@@ -35,18 +35,19 @@ class Linears(nn.Module):
 
 
 class Convolutions(nn.Module):
-    """Convolutions by line and by pixel, with stride, dilation, a sum and odd channels."""
+    """Convolutions with stride, dilation, groups, a sum, odd channels; a transposed one."""
 
     def __init__(self) -> None:
         super().__init__()
         self.a = nn.Conv2d(3, 6, 3, padding=1)
-        self.b = nn.Conv2d(6, 40, 3, padding=1, stride=2)
-        self.c = nn.Conv2d(40, 40, 3, padding=2, dilation=2)
-        self.d = nn.Conv2d(40, 7, 1)
+        self.b = nn.Conv2d(6, 42, 3, padding=1, stride=2)
+        self.c = nn.Conv2d(42, 42, 3, padding=2, dilation=2)
+        self.d = nn.Conv2d(42, 36, 1, groups=3)
+        self.e = nn.ConvTranspose2d(36, 7, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
         y = functional.relu(self.b(functional.relu(self.a(x))))
-        z: Tensor = self.d(functional.relu(self.c(y) + y))
+        z: Tensor = self.e(self.d(functional.relu(self.c(y) + y)))
         return z
 
 
@@ -74,8 +75,9 @@ def by_hand(module: nn.Module, x: Tensor) -> Tensor:
     wide = type(module)().double()
     wide.load_state_dict({name: value.double() for name, value in module.state_dict().items()})
     for layer in wide.children():
-        assert isinstance(layer, (nn.Linear, nn.Conv2d))
-        if layer.weight.shape[1] % 2 == 0:
+        assert isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d))
+        inputs = layer.weight.shape[int(not isinstance(layer, nn.ConvTranspose2d))]
+        if inputs % 2 == 0:
             layer.weight.data = rounded(layer.weight)
             layer.register_forward_pre_hook(lambda _, args: (rounded(args[0]),))
     result: Tensor = wide(x.double()).float()

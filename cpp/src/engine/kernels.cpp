@@ -6,7 +6,9 @@
 
 // The loops below are compiled for each of these, and the processor at hand chooses once.
 #if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__)
+#include <immintrin.h>
 #define TS_INFER_PROCESSORS 1
+#define TS_INFER_AVX512BF16 __attribute__((target("arch=x86-64-v4,avx512bf16")))
 #define TS_INFER_AVX512 __attribute__((target("arch=x86-64-v4")))
 #define TS_INFER_AVX2 __attribute__((target("arch=x86-64-v3")))
 #else
@@ -262,36 +264,35 @@ struct ConvolutionRows {
   }
 };
 
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wpsabi"  // of the builtin, which returns a vector
+
 /// sum += product of one number and a vector of them.
 template <bool Bfloat16, typename V>
 TS_INFER_INLINE void add_product(float number, const V& column, V& sum) {
   if constexpr (Bfloat16) {
 #if TS_INFER_PROCESSORS
-    // Two products in each lane. No intrinsic: it may not stand in a function for any processor.
+    // Two products in each lane. The builtin, since the intrinsic may not stand in a function for
+    // any processor, of which this is one until it is part of another.
     typename Vector<16>::Integers pair = {};
     std::int32_t bits;
     std::memcpy(&bits, &number, sizeof(bits));
     pair += bits;
-    V total = sum;  // of its own: the operand of an assembly would keep all sums in memory
-    asm("vdpbf16ps %2, %1, %0" : "+v"(total) : "v"(column), "v"(pair));
-    sum = total;
+    sum = __builtin_ia32_dpbf16ps_v16sf(sum, reinterpret_cast<__m512bh>(column),
+                                        reinterpret_cast<__m512bh>(pair));
 #endif
   } else {
     sum += number * column;
   }
 }
 
-/// What becomes of `outputs` sums at `at`, up to as many as a vector has lanes.
-template <int Lanes, typename Kernel>
-TS_INFER_INLINE void finish(const Kernel& l, const float* addend, std::int64_t at,
-                            std::int64_t outputs, typename Vector<Lanes>::Floats& sum) {
-  if (addend) {
-    Floats<Lanes> added;
-    load(addend + at, outputs, added);
-    sum += added;
-  }
-  activate<Lanes>(l.activation, sum);
-  store(sum, outputs, l.output + at);
+#pragma GCC diagnostic pop
+
+template <typename V>
+TS_INFER_INLINE void add(const float* addend, std::int64_t count, V& sum) {
+  V added;
+  load(addend, count, added);
+  sum += added;
 }
 
 /// `Rows` rows and `Vectors` vectors of outputs from `first`, a multiple of Lanes.
@@ -327,12 +328,28 @@ TS_INFER_INLINE void multiply(const Kernel& l, const Source& source, std::int64_
     }
     for (int v = 0; v < Vectors; ++v) weights[v] += inputs * kBlock;
   }
-  for (int v = 0; v < Vectors; ++v) {
-    const std::int64_t output = first + v * Lanes;
-    const std::int64_t outputs = std::clamp<std::int64_t>(l.outputs - output, 0, Lanes);
+  const auto outputs_of = [&](int v) {
+    return std::clamp<std::int64_t>(l.outputs - first - v * Lanes, 0, Lanes);
+  };
+  const std::int64_t start = row * source.output_row() + first;
+  for (int v = 0; v < Vectors && source.added(); ++v) {
     for (int r = 0; r < Rows; ++r) {
-      const std::int64_t at = (row + r) * source.output_row() + output;
-      finish<Lanes>(l, source.added(), at, outputs, sum[r][v]);
+      add(source.added() + start + r * source.output_row() + v * Lanes, outputs_of(v), sum[r][v]);
+    }
+  }
+  if (l.activation > Activation::kRelu) {
+    // One copy of their code for all sums: an index that varies would keep these in memory.
+    V some[Rows * Vectors];
+    for (int i = 0; i < Rows * Vectors; ++i) some[i] = sum[i / Vectors][i % Vectors];
+#pragma GCC unroll 1
+    for (int i = 0; i < Rows * Vectors; ++i) activate<Lanes>(l.activation, some[i]);
+    for (int i = 0; i < Rows * Vectors; ++i) sum[i / Vectors][i % Vectors] = some[i];
+  }
+  for (int v = 0; v < Vectors; ++v) {
+    for (int r = 0; r < Rows; ++r) {
+      V& y = sum[r][v];
+      if (l.activation == Activation::kRelu) y = y < 0.0F ? V{} : y;  // NaN stays NaN
+      store(y, outputs_of(v), l.output + start + r * source.output_row() + v * Lanes);
     }
   }
 }
@@ -360,7 +377,10 @@ TS_INFER_INLINE void multiply_depthwise(const ConvolutionRows& source, std::int6
       }
     }
     for (int r = 0; r < Rows; ++r) {
-      finish<Lanes>(l, l.added, (row + r) * l.output_pixel + first, count, sum[r]);
+      const std::int64_t at = (row + r) * l.output_pixel + first;
+      if (l.added) add(l.added + at, count, sum[r]);
+      activate<Lanes>(l.activation, sum[r]);
+      store(sum[r], count, l.output + at);
     }
   }
 }
@@ -379,19 +399,25 @@ TS_INFER_INLINE void multiply_depthwise(const ConvolutionKernel& l, std::int64_t
 template <int Lanes, int Vectors, bool Bfloat16, typename Kernel, typename Source>
 TS_INFER_INLINE void multiply_rows(const Kernel& l, const Source& source, std::int64_t begin,
                                    std::int64_t end, std::int64_t first) {
-  static_assert(kRowsAtOnce == 4);
+  // The sums stay in registers: 24 of 32, or 12 of 16, beside weights and input.
+  constexpr int kRows = Vectors * (16 / Lanes) >= 4 ? 6 : 8;
   std::int64_t row = begin;
-  // Five at the end rather than one alone, which takes as long as four.
-  for (; row + 4 <= end && end - row != 5; row += 4) {
+  // One row alone takes as long as four: it goes with others.
+  for (; end - row >= kRows && end - row != kRows + 1; row += kRows) {
+    multiply<Lanes, kRows, Vectors, Bfloat16>(l, source, row, first);
+  }
+  if (end - row > 5) {
     multiply<Lanes, 4, Vectors, Bfloat16>(l, source, row, first);
+    row += 4;
   }
   if (end - row == 5) multiply<Lanes, 5, Vectors, Bfloat16>(l, source, row, first);
-  if (end - row == 1) multiply<Lanes, 1, Vectors, Bfloat16>(l, source, row, first);
-  if (end - row == 2) multiply<Lanes, 2, Vectors, Bfloat16>(l, source, row, first);
+  if (end - row == 4) multiply<Lanes, 4, Vectors, Bfloat16>(l, source, row, first);
   if (end - row == 3) multiply<Lanes, 3, Vectors, Bfloat16>(l, source, row, first);
+  if (end - row == 2) multiply<Lanes, 2, Vectors, Bfloat16>(l, source, row, first);
+  if (end - row == 1) multiply<Lanes, 1, Vectors, Bfloat16>(l, source, row, first);
 }
 
-/// `Vectors` times kRowsAtOnce is how many sums stay in the processor's registers.
+/// `Vectors` vectors of outputs at a time, and what is left of them in one of fewer.
 template <int Lanes, int Vectors, bool Bfloat16, typename Kernel, typename Source>
 TS_INFER_INLINE void multiply_all(const Kernel& l, const Source& source, std::int64_t from,
                                   std::int64_t to) {
@@ -405,24 +431,20 @@ TS_INFER_INLINE void multiply_all(const Kernel& l, const Source& source, std::in
     for (; first + Vectors * Lanes <= outputs; first += Vectors * Lanes) {
       multiply_rows<Lanes, Vectors, Bfloat16>(l, source, begin, end, first);
     }
-    for (; first < outputs; first += Lanes) {
-      multiply_rows<Lanes, 1, Bfloat16>(l, source, begin, end, first);
+    const std::int64_t left = (outputs - first) / Lanes;
+    if constexpr (Vectors > 3) {
+      if (left == 3) multiply_rows<Lanes, 3, Bfloat16>(l, source, begin, end, first);
     }
+    if constexpr (Vectors > 2) {
+      if (left == 2) multiply_rows<Lanes, 2, Bfloat16>(l, source, begin, end, first);
+    }
+    if (left == 1) multiply_rows<Lanes, 1, Bfloat16>(l, source, begin, end, first);
   }
 }
 
-template <int Lanes, int Vectors, typename Kernel, typename Source>
-TS_INFER_INLINE void multiply_any(const Kernel& l, const Source& source, std::int64_t from,
-                                  std::int64_t to) {
-  if constexpr (Lanes == 16) {
-    if (l.bfloat16) return multiply_all<Lanes, Vectors, true>(l, source, from, to);
-  }
-  multiply_all<Lanes, Vectors, false>(l, source, from, to);
-}
-
-template <int Lanes, int Vectors>
+template <int Lanes, int Vectors, bool Bfloat16 = false>
 TS_INFER_INLINE void run_any(const LinearKernel& l) {
-  multiply_any<Lanes, Vectors>(l, LinearRows{l}, 0, l.rows);
+  multiply_all<Lanes, Vectors, Bfloat16>(l, LinearRows{l}, 0, l.rows);
 }
 
 /// Pixels of a convolution's output.
@@ -431,10 +453,11 @@ struct Pixels {
   std::int64_t begin, end;
 };
 
-template <int Lanes, int Vectors>
+template <int Lanes, int Vectors, bool Bfloat16 = false>
 TS_INFER_INLINE void run_any(const Pixels& pixels) {
   if (pixels.l.depthwise) return multiply_depthwise<Lanes>(pixels.l, pixels.begin, pixels.end);
-  multiply_any<Lanes, Vectors>(pixels.l, ConvolutionRows{pixels.l}, pixels.begin, pixels.end);
+  multiply_all<Lanes, Vectors, Bfloat16>(pixels.l, ConvolutionRows{pixels.l}, pixels.begin,
+                                         pixels.end);
 }
 
 /// A multiple of Lanes for every processor.
@@ -564,12 +587,14 @@ TS_INFER_INLINE void run_any(const LstmKernel& lstm) {
   }
 }
 
-enum class Processor { kAny, kAvx2, kAvx512 };
+enum class Processor { kAny, kAvx2, kAvx512, kAvx512Bf16 };
 
 Processor processor() {
 #if TS_INFER_PROCESSORS
   static const Processor kHere = [] {
-    if (__builtin_cpu_supports("x86-64-v4")) return Processor::kAvx512;
+    if (__builtin_cpu_supports("x86-64-v4")) {
+      return __builtin_cpu_supports("avx512bf16") ? Processor::kAvx512Bf16 : Processor::kAvx512;
+    }
     return __builtin_cpu_supports("x86-64-v3") ? Processor::kAvx2 : Processor::kAny;
   }();
   return kHere;
@@ -582,6 +607,10 @@ TS_INFER_AVX512 void run_avx512(const LinearKernel& linear) { run_any<16, 4>(lin
 TS_INFER_AVX512 void run_avx512(const Pixels& pixels) { run_any<16, 4>(pixels); }
 TS_INFER_AVX512 void run_avx512(const AttentionKernel& attention) { run_any<16, 4>(attention); }
 TS_INFER_AVX512 void run_avx512(const LstmKernel& lstm) { run_any<16>(lstm); }
+#if TS_INFER_PROCESSORS
+TS_INFER_AVX512BF16 void run_bfloat16(const LinearKernel& linear) { run_any<16, 4, true>(linear); }
+TS_INFER_AVX512BF16 void run_bfloat16(const Pixels& pixels) { run_any<16, 4, true>(pixels); }
+#endif
 TS_INFER_AVX2 void run_avx2(const LinearKernel& linear) { run_any<8, 2>(linear); }
 TS_INFER_AVX2 void run_avx2(const Pixels& pixels) { run_any<8, 2>(pixels); }
 TS_INFER_AVX2 void run_avx2(const AttentionKernel& attention) { run_any<8, 2>(attention); }
@@ -595,6 +624,7 @@ template <typename Kernel>
 void choose(const Kernel& kernel) {
   switch (processor()) {
     case Processor::kAvx512:
+    case Processor::kAvx512Bf16:
       return run_avx512(kernel);
     case Processor::kAvx2:
       return run_avx2(kernel);
@@ -607,18 +637,21 @@ void choose(const Kernel& kernel) {
 
 bool many_rows_are_fast() { return processor() != Processor::kAny; }
 
-bool has_bfloat16_products() {
+bool has_bfloat16_products() { return processor() == Processor::kAvx512Bf16; }
+
+void run(const LinearKernel& linear) {
 #if TS_INFER_PROCESSORS
-  return processor() == Processor::kAvx512 && __builtin_cpu_supports("avx512bf16");
-#else
-  return false;
+  if (linear.bfloat16) return run_bfloat16(linear);
 #endif
+  choose(linear);
 }
 
-void run(const LinearKernel& linear) { choose(linear); }
-
 void run(const ConvolutionKernel& convolution, std::int64_t begin, std::int64_t end) {
-  choose(Pixels{convolution, begin, end});
+  const Pixels pixels = {convolution, begin, end};
+#if TS_INFER_PROCESSORS
+  if (convolution.bfloat16) return run_bfloat16(pixels);
+#endif
+  choose(pixels);
 }
 
 std::int64_t scratch_size(const AttentionKernel& a) {
