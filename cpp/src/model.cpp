@@ -32,6 +32,7 @@
 #include "engine/package_engine.h"
 #include "engine/torchscript_engine.h"
 #include "input_check.h"
+#include "intra_op_threads.h"
 #include "ivalues.h"
 #include "libraries.h"
 #include "messages.h"
@@ -61,22 +62,6 @@ class WarningCollector : public c10::WarningHandler {
  private:
   std::vector<std::string> messages_;
   c10::WarningUtils::WarningHandlerGuard guard_;
-};
-
-/// Sets this thread's intra-op threads and puts them back. 0 leaves them alone.
-class IntraOpThreads {
- public:
-  explicit IntraOpThreads(int count) : previous_(count > 0 ? at::get_num_threads() : 0) {
-    if (count > 0) at::set_num_threads(count);
-  }
-  ~IntraOpThreads() {
-    if (previous_ > 0) at::set_num_threads(previous_);
-  }
-  IntraOpThreads(const IntraOpThreads&) = delete;
-  IntraOpThreads& operator=(const IntraOpThreads&) = delete;
-
- private:
-  int previous_;
 };
 
 /// Puts torch's default random generators back as they were.

@@ -1,0 +1,33 @@
+#include "intra_op_threads.h"
+
+#include <ATen/Parallel.h>
+
+#ifdef INTRA_OP_PARALLEL  // torch's own OpenMP is linked
+#include <omp.h>
+
+extern "C" int MKL_Set_Num_Threads_Local(int) __attribute__((weak));  // where torch has MKL
+#endif
+
+namespace ts_infer {
+
+IntraOpThreads::IntraOpThreads(int count) : before_(count > 0 ? at::get_num_threads() : 0) {
+  if (before_ == 0) return;
+#ifdef INTRA_OP_PARALLEL
+  omp_set_num_threads(count);
+  if (MKL_Set_Num_Threads_Local) mkl_before_ = MKL_Set_Num_Threads_Local(count);
+#else
+  at::set_num_threads(count);
+#endif
+}
+
+IntraOpThreads::~IntraOpThreads() {
+  if (before_ == 0) return;
+#ifdef INTRA_OP_PARALLEL
+  omp_set_num_threads(before_);
+  if (MKL_Set_Num_Threads_Local) MKL_Set_Num_Threads_Local(mkl_before_);
+#else
+  at::set_num_threads(before_);
+#endif
+}
+
+}  // namespace ts_infer

@@ -1,0 +1,21 @@
+#pragma once
+
+namespace ts_infer {
+
+/// The intra-op threads of the calling thread while it lives. 0 leaves them alone.
+///
+/// at::set_num_threads does more: it changes what threads get that begin later, so that calls that
+/// overlap would put back the wrong number, and it empties oneDNN's cache of primitives.
+class IntraOpThreads {
+ public:
+  explicit IntraOpThreads(int count);
+  ~IntraOpThreads();
+  IntraOpThreads(const IntraOpThreads&) = delete;
+  IntraOpThreads& operator=(const IntraOpThreads&) = delete;
+
+ private:
+  int before_;          // 0: nothing was set
+  int mkl_before_ = 0;  // of MKL's own setting for the thread; 0: none
+};
+
+}  // namespace ts_infer
