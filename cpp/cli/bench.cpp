@@ -96,13 +96,7 @@ void bench(const BenchArguments& arguments) {
     options.on_timing = [](const Timing& timing) { std::cerr << timing.log_line() + '\n'; };
   }
   Model model = load_model(arguments.common, std::move(options));
-  const Inputs inputs = gather_inputs(model, arguments.inputs);
-  if (!inputs.kwargs.empty()) {
-    throw InputError("[input] " + model.info().name + ": '" + inputs.kwargs.begin()->first +
-                     "' comes after an input that is left out: expected every input before it; "
-                     "give them too\n" +
-                     model.signature().to_string());
-  }
+  const Inputs inputs = gather_positional_inputs(model, arguments.inputs);
 
   BenchmarkOptions benchmark_options;
   benchmark_options.duration_s = arguments.duration_s;

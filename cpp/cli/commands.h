@@ -43,6 +43,7 @@ struct BenchArguments {
   std::int64_t skip = 10;
   double duration_s = 5;
   bool log_calls = false;
+  bool sweep = false;
 };
 
 struct ColdStartArguments {
@@ -76,6 +77,7 @@ struct OutputsDiffer {
 /// Each prints its results on stdout and throws what goes wrong.
 void run(const RunArguments& arguments);
 void bench(const BenchArguments& arguments);
+void sweep(const BenchArguments& arguments);  // bench --sweep
 void coldstart(const ColdStartArguments& arguments);
 void verify(const VerifyArguments& arguments);
 void inspect(const InspectArguments& arguments);
@@ -86,6 +88,14 @@ LoadOptions load_options(const ModelArguments& arguments);
 
 /// Loads, and shows on a terminal what is being done.
 Model load_model(const ModelArguments& arguments, LoadOptions options);
+
+/// A model argument that is not the default: as flags, and as an assignment to a field of
+/// LoadOptions.
+struct Setting {
+  std::vector<std::string> flags;
+  std::string assignment;
+};
+std::vector<Setting> settings(const ModelArguments& arguments);
 
 /// The settings of a JSON document.
 Json options_json(const ModelArguments& arguments);

@@ -203,4 +203,15 @@ Inputs gather_inputs(const Model& model, const InputArguments& arguments) {
   return inputs;
 }
 
+Inputs gather_positional_inputs(const Model& model, const InputArguments& arguments) {
+  Inputs inputs = gather_inputs(model, arguments);
+  if (!inputs.kwargs.empty()) {
+    throw InputError("[input] " + model.info().name + ": '" + inputs.kwargs.begin()->first +
+                     "' comes after an input that is left out: expected every input before it; "
+                     "give them too\n" +
+                     model.signature().to_string());
+  }
+  return inputs;
+}
+
 }  // namespace ts_infer::cli

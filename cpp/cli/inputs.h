@@ -33,4 +33,7 @@ struct Inputs {
 /// @throws InputError
 Inputs gather_inputs(const Model& model, const InputArguments& arguments);
 
+/// The same where all are passed by position. @throws InputError
+Inputs gather_positional_inputs(const Model& model, const InputArguments& arguments);
+
 }  // namespace ts_infer::cli

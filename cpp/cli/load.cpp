@@ -40,6 +40,52 @@ Model load_model(const ModelArguments& arguments, LoadOptions options) {
   return Model::load(arguments.model, options);
 }
 
+std::vector<Setting> settings(const ModelArguments& arguments) {
+  const ModelArguments defaults;
+  std::vector<Setting> all;
+  const auto literal = [](const std::string& text) {  // of C++, as of JSON
+    return Json(text).dump(-1, ' ', false, Json::error_handler_t::replace);
+  };
+  const auto text = [&](const std::string& flag, const std::string& field, const std::string& value,
+                        const std::string& default_value) {
+    if (value == default_value) return;
+    all.push_back({{flag, value}, field + " = " + literal(value)});
+  };
+  const auto quantity = [&](const std::string& flag, const std::string& field, double value,
+                            double default_value) {
+    if (value == default_value) return;
+    all.push_back({{flag, number(value)}, field + " = " + number(value)});
+  };
+  const auto toggle = [&](const std::string& flag, const std::string& assignment, bool is_given) {
+    if (is_given) all.push_back({{flag}, assignment});
+  };
+  const auto list = [&](const std::string& flag, const std::string& field,
+                        const std::vector<std::string>& values) {
+    if (values.empty()) return;
+    Setting setting;
+    std::vector<std::string> literals;
+    for (const std::string& value : values) {
+      setting.flags.insert(setting.flags.end(), {flag, value});
+      literals.push_back(literal(value));
+    }
+    setting.assignment = field + " = {" + join(literals, ", ") + '}';
+    all.push_back(setting);
+  };
+  text("--device", "device", arguments.device, defaults.device);
+  text("--executor", "executor", arguments.executor, defaults.executor);
+  toggle("--no-optimize", "optimize = false", arguments.no_optimize);
+  quantity("--intra-op-threads", "intra_op_threads", arguments.intra_op_threads,
+           defaults.intra_op_threads);
+  text("--warmup", "warmup", arguments.warmup, defaults.warmup);
+  quantity("--warmup-budget", "warmup_budget_s", arguments.warmup_budget_s,
+           defaults.warmup_budget_s);
+  toggle("--no-reuse-memory", "reuse_memory = false", arguments.no_reuse_memory);
+  toggle("--no-map-weights", "map_weights = false", arguments.no_map_weights);
+  toggle("--graphs", "graphs = true", arguments.graphs);
+  list("--library", "libraries", arguments.libraries);
+  return all;
+}
+
 Json options_json(const ModelArguments& arguments) {
   return {{"device", arguments.device},
           {"executor", arguments.executor},

@@ -27,6 +27,7 @@ enum ExitCode {
 };
 
 constexpr double kMaxCalls = 1e15;
+constexpr double kSweepSeconds = 60;
 constexpr std::array kPythonVerbs = {"export", "audit", "compile", "report", "demo"};
 
 /// A command line that cannot be understood.
@@ -251,12 +252,25 @@ class CommandLine {
         ->capture_default_str()
         ->check(in_range(0, kMaxCalls))
         ->type_name("N");
-    command.add_option("--duration", bench_.duration_s, "Seconds of the counted part")
-        ->capture_default_str()
-        ->check(in_range(1e-3, 86400.0))
-        ->type_name("S");
+    CLI::Option* duration =
+        command
+            .add_option("--duration", bench_.duration_s,
+                        "Seconds of the counted part; of --sweep: of all of it, about")
+            ->default_str("5, of --sweep 60")
+            ->check(in_range(1e-3, 86400.0))
+            ->type_name("S");
     command.add_flag("--log-calls", bench_.log_calls, "A line a call on stderr");
-    command.callback([this] { command_ = [this] { bench(bench_); }; });
+    CLI::Option* sweep_flag = command.add_flag(
+        "--sweep", bench_.sweep,
+        "Measure executors, passes, intra-op threads and callers, and name the options that win");
+    for (const char* swept : {"--executor", "--no-optimize", "--intra-op-threads", "--concurrency",
+                              "--rate", "--skip", "--log-calls"}) {
+      sweep_flag->excludes(command.get_option(swept));
+    }
+    command.callback([this, duration] {
+      if (bench_.sweep && duration->empty()) bench_.duration_s = kSweepSeconds;
+      command_ = [this] { bench_.sweep ? sweep(bench_) : bench(bench_); };
+    });
   }
 
   void add_coldstart() {
