@@ -81,34 +81,15 @@ struct Run {
 };
 
 std::vector<std::string> child_command(const ColdStartArguments& arguments, const Run& run) {
-  const ModelArguments& common = arguments.common;
-  std::vector<std::string> command = {"ts_infer",
-                                      "coldstart",
-                                      "--child",
-                                      run.sizes,
-                                      "--executor",
-                                      run.executor,
-                                      "--warmup",
-                                      run.warmup,
-                                      "--device",
-                                      common.device,
-                                      "--intra-op-threads",
-                                      std::to_string(common.intra_op_threads),
-                                      "--precision",
-                                      common.precision,
-                                      "--seed",
-                                      std::to_string(arguments.seed),
-                                      "--calls",
-                                      std::to_string(arguments.calls)};
-  if (common.no_optimize) command.push_back("--no-optimize");
-  for (const std::string& pass : common.disabled_passes) {
-    command.insert(command.end(), {"--disable-pass", pass});
-  }
-  if (common.no_reuse_memory) command.push_back("--no-reuse-memory");
-  if (common.no_map_weights) command.push_back("--no-map-weights");
-  if (common.graphs) command.push_back("--graphs");
-  for (const std::string& library : common.libraries) {
-    command.insert(command.end(), {"--library", library});
+  ModelArguments common = arguments.common;
+  common.executor = run.executor;
+  common.warmup = run.warmup;
+  std::vector<std::string> command = {"ts_infer", "coldstart",
+                                      "--child",  run.sizes,
+                                      "--seed",   std::to_string(arguments.seed),
+                                      "--calls",  std::to_string(arguments.calls)};
+  for (const Setting& setting : settings(common)) {
+    command.insert(command.end(), setting.flags.begin(), setting.flags.end());
   }
   if (run.sizes == "constant") {
     for (const std::string& shape : arguments.shapes) {

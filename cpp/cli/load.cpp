@@ -74,6 +74,8 @@ std::vector<Setting> settings(const ModelArguments& arguments) {
   text("--device", "device", arguments.device, defaults.device);
   text("--executor", "executor", arguments.executor, defaults.executor);
   toggle("--no-optimize", "optimize = false", arguments.no_optimize);
+  list("--disable-pass", "disabled_passes", arguments.disabled_passes);
+  text("--precision", "precision", arguments.precision, defaults.precision);
   quantity("--intra-op-threads", "intra_op_threads", arguments.intra_op_threads,
            defaults.intra_op_threads);
   text("--warmup", "warmup", arguments.warmup, defaults.warmup);

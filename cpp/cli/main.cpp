@@ -263,8 +263,8 @@ class CommandLine {
     CLI::Option* sweep_flag = command.add_flag(
         "--sweep", bench_.sweep,
         "Measure executors, passes, intra-op threads and callers, and name the options that win");
-    for (const char* swept : {"--executor", "--no-optimize", "--intra-op-threads", "--concurrency",
-                              "--rate", "--skip", "--log-calls"}) {
+    for (const char* swept : {"--executor", "--no-optimize", "--disable-pass", "--intra-op-threads",
+                              "--concurrency", "--rate", "--skip", "--log-calls"}) {
       sweep_flag->excludes(command.get_option(swept));
     }
     command.callback([this, duration] {

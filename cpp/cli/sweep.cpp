@@ -3,6 +3,7 @@
 #include <cmath>
 #include <iostream>
 #include <memory>
+#include <optional>
 
 #include "commands.h"
 #include "machine.h"
@@ -90,7 +91,20 @@ std::vector<int> doublings(int last) {
   return all;
 }
 
-int usable_cores() {
+/// Whether two loads that differ in their passes came to the same.
+bool is_same(const Candidate& base, const Candidate& other) {
+  const std::vector<std::string>& disabled = other.arguments.disabled_passes;
+  // Of folding alone the decisions do not say what it did.
+  if (disabled == std::vector<std::string>{"fold"} && other.executor == "prepared") return false;
+  std::vector<std::string> decisions = other.model->info().decisions;
+  for (const std::string& pass : disabled) {
+    const std::string of_itself = "pass " + pass + " left out: disabled";
+    decisions.erase(std::remove(decisions.begin(), decisions.end(), of_itself), decisions.end());
+  }
+  return decisions == base.model->info().decisions;
+}
+
+int cores_to_use() {
   const Machine machine = this_machine();
   const double quota = machine.cpu_quota > 0 ? std::ceil(machine.cpu_quota) : machine.cores;
   return std::max(1, static_cast<int>(std::min<double>(machine.cores, quota)));
@@ -142,8 +156,8 @@ class Sweep {
   BenchArguments arguments_;
   SweepClock::time_point start_ = SweepClock::now();
   SweepClock::time_point end_;
-  LiveLine live_;
-  ModelInfo info_;  // with the default executor and passes
+  std::optional<LiveLine> live_;  // while it runs
+  ModelInfo info_;                // with the default executor and passes
   Json model_;
   Inputs inputs_;
   std::vector<Stage> stages_;  // that were measured
@@ -151,6 +165,7 @@ class Sweep {
 };
 
 void Sweep::run() {
+  live_.emplace();
   ModelArguments chosen = arguments_.common;
   chosen.intra_op_threads = 1;
   {
@@ -164,6 +179,7 @@ void Sweep::run() {
     if (noted_signal() == 0) chosen = sweep_passes(chosen);
   }
   if (noted_signal() == 0) sweep_callers(chosen);
+  live_.reset();
 }
 
 ModelArguments Sweep::sweep_executors(const ModelArguments& base) {
@@ -179,6 +195,11 @@ ModelArguments Sweep::sweep_executors(const ModelArguments& base) {
 
 ModelArguments Sweep::sweep_passes(const ModelArguments& base) {
   Stage stage = {"passes", {load("all", base)}};
+  for (const std::string& pass : passes()) {
+    ModelArguments other = base;
+    other.disabled_passes = {pass};
+    try_add(stage, "no " + pass, other);
+  }
   ModelArguments none = base;
   none.no_optimize = true;
   try_add(stage, "none", none);
@@ -186,8 +207,8 @@ ModelArguments Sweep::sweep_passes(const ModelArguments& base) {
 }
 
 void Sweep::sweep_callers(const ModelArguments& base) {
-  Stage stage = {"callers", {load("the defaults", arguments_.common)}};
-  const int cores = usable_cores();
+  Stage stage = {"callers", {}};
+  const int cores = cores_to_use();
   for (const int threads : doublings(info_.device == "cpu" ? cores : 1)) {
     ModelArguments other = base;
     other.intra_op_threads = threads;
@@ -199,11 +220,10 @@ void Sweep::sweep_callers(const ModelArguments& base) {
       model = stage.candidates.back().model;
     }
   }
-  std::stable_sort(stage.candidates.begin() + 1, stage.candidates.end(),
-                   [](const Candidate& a, const Candidate& b) {
-                     return a.callers * a.arguments.intra_op_threads <
-                            b.callers * b.arguments.intra_op_threads;
-                   });
+  std::stable_sort(
+      stage.candidates.begin(), stage.candidates.end(), [](const Candidate& a, const Candidate& b) {
+        return a.callers * a.arguments.intra_op_threads < b.callers * b.arguments.intra_op_threads;
+      });
   measure(std::move(stage), 1);
 }
 
@@ -224,17 +244,20 @@ Candidate Sweep::load(const std::string& what, const ModelArguments& arguments, 
   return candidate;
 }
 
-/// Leaves out a candidate that would measure nothing of its own, or cannot run.
+/// Leaves out a candidate that is the stage's first again, or cannot run.
 void Sweep::try_add(Stage& stage, const std::string& what, const ModelArguments& arguments) {
   std::string reason;
   try {
     Candidate candidate = load(what, arguments);
     if (noted_signal() != 0) return;
-    if (candidate.executor == arguments.executor || stage.name != "executor") {
+    if (candidate.executor != arguments.executor && stage.name == "executor") {
+      reason = candidate.executor + " serves instead";
+    } else if (stage.name == "passes" && is_same(stage.candidates.front(), candidate)) {
+      reason = "there is nothing for it to do";
+    } else {
       stage.candidates.push_back(std::move(candidate));
       return;
     }
-    reason = candidate.executor + " serves instead";
   } catch (const Error& error) {
     reason = error.what();
   }
@@ -249,12 +272,15 @@ BenchmarkResult Sweep::block(const Candidate& candidate, double seconds,
   // Each caller is a new thread, whose first call starts its pool of intra-op threads.
   options.skip = candidate.call_s * 40 < seconds ? 10 : 1;
   const std::string text = "sweep: " + candidate.what + ", " + progress;
-  live_.show(text);
+  live_->show(text);
   options.on_progress = [&](double, std::uint64_t) { return noted_signal() == 0; };
   BenchmarkResult result;
   do {  // again where no caller came to its turn in the time
     result = benchmark(*candidate.model, inputs_.args, options);
   } while (result.latency.count == 0 && noted_signal() == 0);
+  // Calls that overlap may leave their number of threads to threads that start later, such as the
+  // next block's callers; a call on this thread puts torch's own back.
+  if (candidate.callers > 1) candidate.model->call(inputs_.args);
   return result;
 }
 
@@ -272,7 +298,7 @@ double block_seconds(const std::vector<Candidate>& candidates,
 /// Has the candidates take turns, and returns the arguments of the fastest.
 ModelArguments Sweep::measure(Stage stage, int stages_left) {
   std::vector<Candidate>& candidates = stage.candidates;
-  if (candidates.size() == 1) return candidates.front().arguments;
+  if (candidates.size() == 1 && stage.name != "callers") return candidates.front().arguments;
   const auto start = SweepClock::now();
   const auto stage_end = start + std::max(end_ - start, SweepClock::duration(0)) / stages_left;
   const double block_s = block_seconds(candidates, stage_end - start);
@@ -304,22 +330,17 @@ ModelArguments Sweep::measure(Stage stage, int stages_left) {
 }
 
 const Candidate& Sweep::lowest_latency() const {
-  const Stage& stage = stages_.back();
-  std::vector<const Candidate*> settings;
-  for (const Candidate& candidate : stage.candidates) {
-    const bool is_explicit = candidate.arguments.intra_op_threads > 0;
-    if (is_explicit && candidate.callers == 1) settings.push_back(&candidate);
+  std::vector<const Candidate*> alone;
+  for (const Candidate& candidate : stages_.back().candidates) {
+    if (candidate.callers == 1) alone.push_back(&candidate);
   }
-  return best_of(settings, [&](const Candidate& one) { return stage.p50_ratio(one); });
+  return best_of(alone, [&](const Candidate& one) { return stages_.back().p50_ratio(one); });
 }
 
 const Candidate& Sweep::most_calls() const {
-  const Stage& stage = stages_.back();
-  std::vector<const Candidate*> settings;
-  for (const Candidate& candidate : stage.candidates) {
-    if (candidate.arguments.intra_op_threads > 0) settings.push_back(&candidate);
-  }
-  return best_of(settings, [&](const Candidate& one) { return 1 / stage.calls_ratio(one); });
+  std::vector<const Candidate*> all;
+  for (const Candidate& candidate : stages_.back().candidates) all.push_back(&candidate);
+  return best_of(all, [&](const Candidate& one) { return 1 / stages_.back().calls_ratio(one); });
 }
 
 /// As a shell reads it.
@@ -361,18 +382,17 @@ std::vector<std::string> snippet(const Candidate& candidate) {
 }
 
 void Sweep::print_winner(const std::string& title, const Candidate& candidate) const {
-  const Stage& stage = stages_.back();
   std::cout << '\n'
-            << title << ": " << candidate.what << ": p50 " << fixed(stage.p50_ratio(candidate), 2)
-            << " and calls/s " << fixed(stage.calls_ratio(candidate), 2) << " of the defaults'\n  "
-            << command(candidate) << '\n';
+            << title << ": " << candidate.what << ", p50 " << fixed(median(candidate.p50_ms))
+            << " ms, " << fixed(median(candidate.per_s), 1) << " calls/s\n  " << command(candidate)
+            << '\n';
   for (const std::string& line : snippet(candidate)) std::cout << "  " << line << '\n';
 }
 
 void Sweep::print() const {
   const double elapsed_s = std::chrono::duration<double>(SweepClock::now() - start_).count();
   std::cout << info_.name << " on " << info_.device << ", " << this_machine().cpu_model << ", "
-            << count_text(usable_cores(), "core") << ", sweep of " << fixed(elapsed_s, 1)
+            << count_text(cores_to_use(), "core") << ", sweep of " << fixed(elapsed_s, 1)
             << " s\n\n";
   constexpr auto kRight = Table::Align::kRight;
   Table table({{"stage", Table::Align::kLeft},
@@ -400,7 +420,7 @@ void Sweep::print() const {
                "in which the rows of a\nstage take turns; a ratio is to the stage's first row, and "
                "what is less than 5 % better does not win\n";
   for (const LeftOut& left : left_out_) {
-    std::cout << "left out: " << left.stage << ' ' << left.what << ": " << left.reason << '\n';
+    std::cout << left.stage << ", " << left.what << ": left out, " << left.reason << '\n';
   }
   if (info_.stateful) {
     std::cout << "the model has state, and its calls take turns: one caller only; clone() gives "
@@ -416,6 +436,7 @@ Json Sweep::row_json(const Stage& stage, const Candidate& candidate) const {
           {"what", candidate.what},
           {"executor", candidate.executor},
           {"optimize", !candidate.arguments.no_optimize},
+          {"disabled_passes", candidate.arguments.disabled_passes},
           {"intra_op_threads", candidate.arguments.intra_op_threads},
           {"concurrency", candidate.callers},
           {"n", candidate.latencies_ms.size()},
@@ -443,7 +464,8 @@ Json Sweep::json() const {
     left_out.push_back({{"stage", left.stage}, {"what", left.what}, {"reason", left.reason}});
   }
   Json options = options_json(arguments_.common);
-  for (const char* swept : {"executor", "intra_op_threads", "optimize"}) options.erase(swept);
+  for (const char* swept : {"executor", "intra_op_threads", "optimize", "disabled_passes"})
+    options.erase(swept);
   options.update({{"seed", arguments_.inputs.seed}, {"duration_s", arguments_.duration_s}});
   return {{"machine", machine_json()},
           {"versions", versions_json()},
