@@ -426,7 +426,10 @@ void Sweep::print() const {
     std::cout << "the model has state, and its calls take turns: one caller only; clone() gives "
                  "each caller a model\n";
   }
-  if (!has_winners()) return;
+  if (!has_winners()) {
+    std::cout << "interrupted: nothing has won\n";
+    return;
+  }
   print_winner("lowest latency", lowest_latency());
   print_winner("most calls a second", most_calls());
 }
