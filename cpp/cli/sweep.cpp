@@ -159,7 +159,8 @@ class Sweep {
   std::optional<LiveLine> live_;  // while it runs
   ModelInfo info_;                // with the default executor and passes
   Json model_;
-  Inputs inputs_;
+  std::vector<Value> args_;
+  Json inputs_;
   std::vector<Stage> stages_;  // that were measured
   std::vector<LeftOut> left_out_;
 };
@@ -172,7 +173,9 @@ void Sweep::run() {
     const Model model = load_model(chosen, load_options(chosen));
     info_ = model.info();
     model_ = model_json(model);
-    inputs_ = gather_positional_inputs(model, arguments_.inputs);
+    const Inputs inputs = gather_positional_inputs(model, arguments_.inputs);
+    args_ = inputs.args;
+    inputs_ = inputs.description;
   }
   if (info_.executor != "aotinductor") {  // a package is compiled: there is nothing to choose
     chosen = sweep_executors(chosen);
@@ -276,11 +279,11 @@ BenchmarkResult Sweep::block(const Candidate& candidate, double seconds,
   options.on_progress = [&](double, std::uint64_t) { return noted_signal() == 0; };
   BenchmarkResult result;
   do {  // again where no caller came to its turn in the time
-    result = benchmark(*candidate.model, inputs_.args, options);
+    result = benchmark(*candidate.model, args_, options);
   } while (result.latency.count == 0 && noted_signal() == 0);
   // Calls that overlap may leave their number of threads to threads that start later, such as the
   // next block's callers; a call on this thread puts torch's own back.
-  if (candidate.callers > 1) candidate.model->call(inputs_.args);
+  if (candidate.callers > 1) candidate.model->call(args_);
   return result;
 }
 
@@ -324,7 +327,7 @@ ModelArguments Sweep::measure(Stage stage, int stages_left) {
     all.push_back(&candidate);
   }
   const Candidate& best = best_of(all, [&](const Candidate& one) { return stage.p50_ratio(one); });
-  const ModelArguments chosen = best.arguments;
+  ModelArguments chosen = best.arguments;
   stages_.push_back(std::move(stage));
   return chosen;
 }
@@ -474,7 +477,7 @@ Json Sweep::json() const {
           {"versions", versions_json()},
           {"options", options},
           {"model", model_},
-          {"inputs", inputs_.description},
+          {"inputs", inputs_},
           {"interrupted", noted_signal() != 0},
           {"rows", rows},
           {"left_out", left_out},
