@@ -281,9 +281,6 @@ BenchmarkResult Sweep::block(const Candidate& candidate, double seconds,
   do {  // again where no caller came to its turn in the time
     result = benchmark(*candidate.model, args_, options);
   } while (result.latency.count == 0 && noted_signal() == 0);
-  // Calls that overlap may leave their number of threads to threads that start later, such as the
-  // next block's callers; a call on this thread puts torch's own back.
-  if (candidate.callers > 1) candidate.model->call(args_);
   return result;
 }
 

@@ -879,6 +879,20 @@ def test_load_and_forward_leave_the_process_as_it_was(executor: str, affine_path
     assert process_state() == before
 
 
+def test_calls_that_overlap_leave_the_number_of_threads_as_it_was(affine_path: Path) -> None:
+    def seen_by_a_new_thread() -> int:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(torch.get_num_threads).result()
+
+    before = seen_by_a_new_thread()
+    model = runtime.load(affine_path, device="cpu", intra_op_threads=before + 1)
+    for _ in range(5):
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda _: model(ONES), range(200)))
+            assert {*pool.map(lambda _: torch.get_num_threads(), range(20))} == {before}
+        assert seen_by_a_new_thread() == before
+
+
 def test_torchscript_of_the_host_still_differentiates(affine_path: Path) -> None:
     host = script(Affine())
     runtime.load(affine_path, device="cpu")(ONES)

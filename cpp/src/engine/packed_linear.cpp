@@ -17,7 +17,8 @@ constexpr std::int64_t kRows = 4 * kRowsAtOnce;
 
 PackedWeights pack_weights(const at::Tensor& given, const std::optional<at::Tensor>& bias,
                            bool bfloat16) {
-  const at::Tensor weight = bfloat16 ? given.to(at::kBFloat16).contiguous().view(at::kFloat) : given;
+  const at::Tensor weight =
+      bfloat16 ? given.to(at::kBFloat16).contiguous().view(at::kFloat) : given;
   const std::int64_t outputs = weight.size(0);
   PackedWeights packed = {at::zeros({blocks_of(outputs), weight.size(1), kBlock}),
                           at::zeros({blocks_of(outputs) * kBlock})};
