@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -14,6 +15,10 @@ from archives import Affine, Counter, Pair, archive_bytes
 from torch import nn
 
 SaveModel = Callable[..., Path]
+Run = subprocess.CompletedProcess[str]
+RunBinary = Callable[..., Run]
+
+TIMEOUT_S = 180
 
 
 @pytest.fixture
@@ -69,3 +74,20 @@ def binary() -> str:
     except metadata.PackageNotFoundError:
         pytest.skip("no binary: install the package or set TS_INFER_BIN")
     return str(distribution.locate_file("ts_infer/bin/ts_infer"))
+
+
+@pytest.fixture
+def ts_infer(binary: str, tmp_path: Path) -> RunBinary:
+    """Runs the binary, by default in an empty folder, and returns what came of it."""
+
+    def run(*arguments: object, folder: Path = tmp_path) -> Run:
+        return subprocess.run(
+            [binary, *map(str, arguments)],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+
+    return run

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from conftest import Run, RunBinary
 
 TIMEOUT_S = 180
 LOG_LINE = re.compile(r"^doubling inference used time: \d+(\.\d+)?(e[+-]\d+)? ms\.$")
@@ -144,26 +144,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
 
 
-Run = subprocess.CompletedProcess[str]
-
-
-@pytest.fixture
-def ts_infer(binary: str, tmp_path: Path) -> Callable[..., Run]:
-    """Runs the binary in an empty folder and returns what came of it."""
-
-    def run(*arguments: object) -> Run:
-        return subprocess.run(
-            [binary, *map(str, arguments)],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-
-    return run
-
-
 def log_lines(stderr: str) -> list[str]:
     return [line for line in stderr.splitlines() if "inference used time" in line]
 
@@ -181,7 +161,7 @@ def assert_fails(result: Run, code: int, *parts: str) -> None:
 
 
 def test_run_computes_on_a_given_npy_file(
-    ts_infer: Callable[..., Run], models: dict[str, str], tmp_path: Path
+    ts_infer: RunBinary, models: dict[str, str], tmp_path: Path
 ) -> None:
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
     np.save(tmp_path / "x.npy", x)
@@ -192,9 +172,7 @@ def test_run_computes_on_a_given_npy_file(
     assert "random" not in result.stderr
 
 
-def test_run_logs_one_line_a_call_on_stderr(
-    ts_infer: Callable[..., Run], models: dict[str, str]
-) -> None:
+def test_run_logs_one_line_a_call_on_stderr(ts_infer: RunBinary, models: dict[str, str]) -> None:
     result = ts_infer("run", models["doubling"], "--iterations", 3)
     lines = log_lines(result.stderr)
     assert len(lines) == 3
@@ -206,7 +184,7 @@ def test_run_logs_one_line_a_call_on_stderr(
 
 
 def test_run_draws_inputs_from_the_manifest_and_says_so(
-    ts_infer: Callable[..., Run], models: dict[str, str]
+    ts_infer: RunBinary, models: dict[str, str]
 ) -> None:
     result = ts_infer("run", models["doubling"], "--json", "-", "--seed", 3)
     assert "input x is random: float32 4x3, seed 3" in result.stderr
@@ -217,7 +195,7 @@ def test_run_draws_inputs_from_the_manifest_and_says_so(
 
 
 def test_run_repeats_random_inputs_with_the_same_seed_only(
-    ts_infer: Callable[..., Run], models: dict[str, str]
+    ts_infer: RunBinary, models: dict[str, str]
 ) -> None:
     def values(seed: int) -> list[float]:
         result = ts_infer("run", models["doubling"], "--json", "-", "--seed", seed)
@@ -231,7 +209,7 @@ def test_run_repeats_random_inputs_with_the_same_seed_only(
 
 
 def test_run_takes_sizes_from_shape_and_shares_named_dimensions(
-    ts_infer: Callable[..., Run], models: dict[str, str], tmp_path: Path
+    ts_infer: RunBinary, models: dict[str, str], tmp_path: Path
 ) -> None:
     np.save(tmp_path / "y.npy", np.zeros((7, 3), np.float32))
     by_shape = ts_infer("run", models["sum"], "--shape", "x=5x3")
@@ -243,7 +221,7 @@ def test_run_takes_sizes_from_shape_and_shares_named_dimensions(
 
 
 def test_run_round_trips_every_numpy_dtype(
-    ts_infer: Callable[..., Run], models: dict[str, str], tmp_path: Path
+    ts_infer: RunBinary, models: dict[str, str], tmp_path: Path
 ) -> None:
     generator = np.random.default_rng(0)
     arguments: list[str] = []
@@ -266,7 +244,7 @@ def test_run_round_trips_every_numpy_dtype(
 
 
 def test_run_takes_numbers_and_strings_and_shows_outputs_that_are_no_tensor(
-    ts_infer: Callable[..., Run], models: dict[str, str], tmp_path: Path
+    ts_infer: RunBinary, models: dict[str, str], tmp_path: Path
 ) -> None:
     np.save(tmp_path / "x.npy", np.ones(2, np.float32))
     np.save(tmp_path / "times.npy", np.int64(4))
@@ -300,7 +278,7 @@ def test_run_takes_numbers_and_strings_and_shows_outputs_that_are_no_tensor(
 
 
 def test_run_passes_by_name_what_comes_behind_an_input_left_out(
-    ts_infer: Callable[..., Run], models: dict[str, str], tmp_path: Path
+    ts_infer: RunBinary, models: dict[str, str], tmp_path: Path
 ) -> None:
     np.save(tmp_path / "x.npy", np.ones(2, np.float32))
     arguments = ["--input", "x=x.npy", "--input", "factor=1", "--input", "times=1"]
@@ -310,7 +288,7 @@ def test_run_passes_by_name_what_comes_behind_an_input_left_out(
 
 
 def test_run_writes_json_beside_the_summary(
-    ts_infer: Callable[..., Run], models: dict[str, str], tmp_path: Path
+    ts_infer: RunBinary, models: dict[str, str], tmp_path: Path
 ) -> None:
     result = ts_infer("run", models["doubling"], "--iterations", 2, "--json", "run.json")
     assert "doubling on cpu, executor prepared, 2 calls" in result.stdout
@@ -334,7 +312,7 @@ def test_run_writes_json_beside_the_summary(
     assert len(steps[-1]["calls_ms"]) >= 3
 
 
-def test_run_without_warm_up(ts_infer: Callable[..., Run], models: dict[str, str]) -> None:
+def test_run_without_warm_up(ts_infer: RunBinary, models: dict[str, str]) -> None:
     result = ts_infer("run", models["doubling"], "--warmup", "off", "--json", "-")
     document = json.loads(result.stdout)
     assert document["options"]["warmup"] == "off"
@@ -345,7 +323,7 @@ def test_run_without_warm_up(ts_infer: Callable[..., Run], models: dict[str, str
 
 
 def test_run_keeps_output_files_inside_the_folder(
-    ts_infer: Callable[..., Run], models: dict[str, str], tmp_path: Path
+    ts_infer: RunBinary, models: dict[str, str], tmp_path: Path
 ) -> None:
     result = ts_infer("run", models["escaping"], "--output-dir", "a/b/out")
     assert result.returncode == 0, result.stderr
@@ -357,7 +335,7 @@ def test_run_keeps_output_files_inside_the_folder(
 
 
 def test_bench_prints_a_table_and_says_what_was_skipped(
-    ts_infer: Callable[..., Run], models: dict[str, str]
+    ts_infer: RunBinary, models: dict[str, str]
 ) -> None:
     result = ts_infer("bench", models["doubling"], "--duration", 0.2, "--skip", 3)
     assert result.returncode == 0, result.stderr
@@ -375,7 +353,7 @@ def test_bench_prints_a_table_and_says_what_was_skipped(
 
 
 def test_bench_json_holds_results_that_agree_with_each_other(
-    ts_infer: Callable[..., Run], models: dict[str, str]
+    ts_infer: RunBinary, models: dict[str, str]
 ) -> None:
     arguments = ["--duration", 0.3, "--skip", 2, "--concurrency", 2, "--json", "-"]
     result = ts_infer("bench", models["doubling"], *arguments, "--intra-op-threads", 1)
@@ -399,9 +377,7 @@ def test_bench_json_holds_results_that_agree_with_each_other(
     assert results["first_ms"] > 0
 
 
-def test_bench_runs_an_open_loop_at_a_rate(
-    ts_infer: Callable[..., Run], models: dict[str, str]
-) -> None:
+def test_bench_runs_an_open_loop_at_a_rate(ts_infer: RunBinary, models: dict[str, str]) -> None:
     arguments = ["--rate", 50, "--duration", 1, "--json", "bench.json"]
     result = ts_infer("bench", models["doubling"], *arguments)
     assert "open loop, Poisson arrivals at 50 a second" in result.stdout
@@ -411,9 +387,7 @@ def test_bench_runs_an_open_loop_at_a_rate(
     assert json.loads(again.stdout)["options"]["rate_qps"] == 50
 
 
-def test_bench_logs_every_call_when_asked(
-    ts_infer: Callable[..., Run], models: dict[str, str]
-) -> None:
+def test_bench_logs_every_call_when_asked(ts_infer: RunBinary, models: dict[str, str]) -> None:
     arguments = ["--duration", 0.05, "--skip", 4, "--log-calls", "--json", "-"]
     result = ts_infer("bench", models["doubling"], *arguments)
     results = json.loads(result.stdout)["results"]
@@ -446,7 +420,7 @@ def test_bench_shows_a_live_line_on_a_terminal(binary: str, models: dict[str, st
 
 
 def test_coldstart_runs_every_executor_in_fresh_processes(
-    ts_infer: Callable[..., Run], models: dict[str, str], tmp_path: Path
+    ts_infer: RunBinary, models: dict[str, str], tmp_path: Path
 ) -> None:
     result = ts_infer("coldstart", models["doubling"], "--calls", 6, "--json", "cold.json")
     assert result.returncode == 0, result.stderr
@@ -480,7 +454,7 @@ def test_coldstart_runs_every_executor_in_fresh_processes(
 
 
 def test_coldstart_says_why_a_model_does_not_run(
-    ts_infer: Callable[..., Run], models: dict[str, str]
+    ts_infer: RunBinary, models: dict[str, str]
 ) -> None:
     failing = ts_infer("coldstart", models["failing"], "--shape", "x=2x3")
     assert_fails(failing, 5, "no run succeeded", "the road ends here")
@@ -493,9 +467,7 @@ def test_coldstart_says_why_a_model_does_not_run(
 # inspect and env
 
 
-def test_inspect_says_what_the_file_holds(
-    ts_infer: Callable[..., Run], models: dict[str, str]
-) -> None:
+def test_inspect_says_what_the_file_holds(ts_infer: RunBinary, models: dict[str, str]) -> None:
     result = ts_infer("inspect", models["doubling"])
     assert result.returncode == 0, result.stderr
     assert re.search(r"^name +doubling$", result.stdout, re.MULTILINE)
@@ -505,7 +477,7 @@ def test_inspect_says_what_the_file_holds(
 
 
 def test_inspect_json_names_operators_methods_and_members(
-    ts_infer: Callable[..., Run], models: dict[str, str]
+    ts_infer: RunBinary, models: dict[str, str]
 ) -> None:
     document = json.loads(ts_infer("inspect", models["doubling"], "--json", "-").stdout)
     assert document["command"] == "inspect"
@@ -523,9 +495,7 @@ def test_inspect_json_names_operators_methods_and_members(
     assert plain["state"] == plain["scripted"] == plain["libraries"] == []
 
 
-def test_inspect_shows_what_the_export_recorded(
-    ts_infer: Callable[..., Run], tmp_path: Path
-) -> None:
+def test_inspect_shows_what_the_export_recorded(ts_infer: RunBinary, tmp_path: Path) -> None:
     x = spec("x", [BATCH, 3])
     probes = [
         {"name": "values", "outcome": "passed", "runs": 12, "reason": ""},
@@ -557,7 +527,7 @@ def test_inspect_shows_what_the_export_recorded(
 
 
 def test_inspect_code_prints_the_torchscript_of_each_method(
-    ts_infer: Callable[..., Run], models: dict[str, str]
+    ts_infer: RunBinary, models: dict[str, str]
 ) -> None:
     result = ts_infer("inspect", models["plain"], "--code")
     assert "def forward(self: __torch__." in result.stdout
@@ -565,7 +535,7 @@ def test_inspect_code_prints_the_torchscript_of_each_method(
 
 
 def test_inspect_reports_damage_and_fails(
-    ts_infer: Callable[..., Run], models: dict[str, str], tmp_path: Path
+    ts_infer: RunBinary, models: dict[str, str], tmp_path: Path
 ) -> None:
     data = bytearray(Path(models["doubling"]).read_bytes())
     at = data.index(np.full(8, 2.0, np.float32).tobytes())
@@ -577,7 +547,7 @@ def test_inspect_reports_damage_and_fails(
     assert_fails(ts_infer("run", "bad.pt"), 3)
 
 
-def test_env_names_versions_devices_and_cores(ts_infer: Callable[..., Run]) -> None:
+def test_env_names_versions_devices_and_cores(ts_infer: RunBinary) -> None:
     result = ts_infer("env")
     assert result.returncode == 0
     torch_version = torch.__version__.split("+")[0]
@@ -610,7 +580,7 @@ def test_env_names_versions_devices_and_cores(ts_infer: Callable[..., Run]) -> N
     ],
 )
 def test_exit_2_with_the_usage_for_bad_flags(
-    ts_infer: Callable[..., Run], arguments: list[str], message: str
+    ts_infer: RunBinary, arguments: list[str], message: str
 ) -> None:
     result = ts_infer(*arguments)
     assert_fails(result, 2, message, "Usage: ts_infer")
@@ -618,14 +588,14 @@ def test_exit_2_with_the_usage_for_bad_flags(
 
 
 @pytest.mark.parametrize("verb", ["export", "audit", "compile", "report", "demo"])
-def test_exit_2_for_verbs_that_need_python(ts_infer: Callable[..., Run], verb: str) -> None:
+def test_exit_2_for_verbs_that_need_python(ts_infer: RunBinary, verb: str) -> None:
     result = ts_infer(verb, "--anything")
     assert_fails(result, 2, "pip install ts-infer-runtime", f"python -m ts_infer {verb}")
 
 
 @pytest.mark.parametrize("command", ["run", "bench", "verify", "inspect"])
 def test_exit_3_for_a_model_that_is_missing_truncated_or_something_else(
-    ts_infer: Callable[..., Run], models: dict[str, str], tmp_path: Path, command: str
+    ts_infer: RunBinary, models: dict[str, str], tmp_path: Path, command: str
 ) -> None:
     whole = Path(models["doubling"]).read_bytes()
     (tmp_path / "truncated.pt").write_bytes(whole[: len(whole) // 2])
@@ -635,15 +605,13 @@ def test_exit_3_for_a_model_that_is_missing_truncated_or_something_else(
         assert_fails(ts_infer(command, name), 3, name)
 
 
-def test_exit_3_for_a_device_that_is_not_there(
-    ts_infer: Callable[..., Run], models: dict[str, str]
-) -> None:
+def test_exit_3_for_a_device_that_is_not_there(ts_infer: RunBinary, models: dict[str, str]) -> None:
     assert_fails(ts_infer("run", models["doubling"], "--device", "cuda:77"), 3, "cuda:77", "cpu")
     assert_fails(ts_infer("run", models["doubling"], "--device", "abacus"), 3, "abacus", "cpu")
 
 
 def test_exit_4_for_inputs_that_do_not_fit(
-    ts_infer: Callable[..., Run], models: dict[str, str], tmp_path: Path
+    ts_infer: RunBinary, models: dict[str, str], tmp_path: Path
 ) -> None:
     np.save(tmp_path / "double.npy", np.zeros((2, 3)))
     np.save(tmp_path / "wide.npy", np.zeros((2, 4), np.float32))
@@ -667,7 +635,7 @@ def test_exit_4_for_inputs_that_do_not_fit(
 
 
 def test_exit_4_for_shapes_that_do_not_fit_or_are_not_known(
-    ts_infer: Callable[..., Run], models: dict[str, str]
+    ts_infer: RunBinary, models: dict[str, str]
 ) -> None:
     assert_fails(ts_infer("run", models["doubling"], "--shape", "q=2x3"), 4, "expected one of x")
     assert_fails(ts_infer("run", models["doubling"], "--shape", "x=2"), 4, "x")
@@ -678,7 +646,7 @@ def test_exit_4_for_shapes_that_do_not_fit_or_are_not_known(
 
 @pytest.mark.parametrize("command", ["run", "bench"])
 def test_exit_5_for_a_model_that_fails_while_it_runs(
-    ts_infer: Callable[..., Run], models: dict[str, str], command: str
+    ts_infer: RunBinary, models: dict[str, str], command: str
 ) -> None:
     result = ts_infer(command, models["failing"], "--shape", "x=3")
     assert_fails(result, 5, "the road ends here")
@@ -686,7 +654,7 @@ def test_exit_5_for_a_model_that_fails_while_it_runs(
 
 
 def test_exit_1_for_outputs_that_cannot_be_written(
-    ts_infer: Callable[..., Run], models: dict[str, str], tmp_path: Path
+    ts_infer: RunBinary, models: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     assert_fails(ts_infer("run", models["doubling"], "--output-dir", "file"), 1, "file")
@@ -751,7 +719,7 @@ def test_signal_ends_at_once_before_anything_is_measured(
     assert stdout == b""
 
 
-def test_help_and_version_go_to_stdout(ts_infer: Callable[..., Run]) -> None:
+def test_help_and_version_go_to_stdout(ts_infer: RunBinary) -> None:
     version = ts_infer("--version")
     assert version.returncode == 0
     assert re.match(r"^ts_infer \d+\.\d+\.\d+$", version.stdout)

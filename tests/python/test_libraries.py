@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ import torch
 from ts_infer import ModelLoadError, runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from conftest import RunBinary
 
 BUILD = Path(__file__).parents[2] / "build" / "dev"
 LIBRARY = BUILD / "lib" / "libts_infer_ops_library.so"
@@ -44,8 +45,6 @@ for name, module in (("operator", Operator()), ("class", Scaled())):
     ts_infer.export(module.eval(), torch.ones(2), f"{folder}/{name}.pt", audit="fast")
 torch.jit.save(torch.jit.script(Operator()), f"{folder}/unrecorded.pt")
 """
-
-Run = subprocess.CompletedProcess[str]
 
 
 def _torch_of_the_build() -> str:
@@ -77,18 +76,9 @@ def models(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def ts_infer(binary: str, models: Path) -> Callable[..., Run]:
-    def run(*arguments: object) -> Run:
-        return subprocess.run(
-            [binary, *map(str, arguments)],
-            cwd=models,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-
-    return run
+def ts_infer(ts_infer: RunBinary, models: Path) -> RunBinary:
+    """The same, in the folder of the models."""
+    return partial(ts_infer, folder=models)
 
 
 RECORDED = f'{LIBRARY.name} to be loaded; pass libraries=["…/{LIBRARY.name}"] (--library)'
@@ -105,7 +95,7 @@ UNKNOWN = "the library that registers it to be loaded; pass it in libraries (--l
     ids=["operator", "class", "unrecorded"],
 )
 def test_command_asks_for_the_library_and_takes_it(
-    ts_infer: Callable[..., Run], library: Path, name: str, missing: str, expected: str
+    ts_infer: RunBinary, library: Path, name: str, missing: str, expected: str
 ) -> None:
     arguments = ["run", f"{name}.pt", "--shape", "x=2", "--quiet"]
     without = ts_infer(*arguments)
@@ -119,7 +109,7 @@ def test_command_asks_for_the_library_and_takes_it(
 
 
 def test_command_takes_a_library_of_the_working_folder(
-    ts_infer: Callable[..., Run], models: Path, library: Path
+    ts_infer: RunBinary, models: Path, library: Path
 ) -> None:
     link = models / "libhere.so"
     link.symlink_to(library)
@@ -130,7 +120,7 @@ def test_command_takes_a_library_of_the_working_folder(
     assert result.returncode == 0, result.stderr
 
 
-def test_inspect_names_the_libraries(ts_infer: Callable[..., Run], models: Path) -> None:
+def test_inspect_names_the_libraries(ts_infer: RunBinary, models: Path) -> None:
     text = ts_infer("inspect", "operator.pt").stdout
     assert "needs       libts_infer_ops_library.so, for ts_infer_test::triple" in text
     document = json.loads(ts_infer("inspect", "operator.pt", "--json", "-").stdout)

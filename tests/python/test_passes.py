@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +17,8 @@ from ts_infer import runtime
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from conftest import RunBinary
 
 KERNELS = {"convolution": "1 conv", "lstm": "1 LSTM", "linear": "1 linear", "attention": "1 att"}
 
@@ -86,23 +88,12 @@ def test_an_unknown_pass_is_refused(everything: tuple[nn.Module, Path]) -> None:
         runtime.load(path, disabled_passes="linear")
 
 
-def test_the_binary_takes_the_switch(everything: tuple[nn.Module, Path], binary: str) -> None:
-    def run(*passes: str) -> subprocess.CompletedProcess[str]:
-        switches = [word for name in passes for word in ("--disable-pass", name)]
-        command = [
-            binary,
-            "run",
-            str(everything[1]),
-            "--shape",
-            "x=2x3x7",
-            "--json",
-            "-",
-            *switches,
-        ]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-
-    document = json.loads(run("linear", "lstm").stdout)
+def test_the_binary_takes_the_switch(
+    everything: tuple[nn.Module, Path], ts_infer: RunBinary
+) -> None:
+    run = partial(ts_infer, "run", everything[1], "--shape", "x=2x3x7", "--json", "-")
+    document = json.loads(run("--disable-pass", "linear", "--disable-pass", "lstm").stdout)
     assert document["options"]["disabled_passes"] == ["linear", "lstm"]
     assert any("1 attention" in text for text in document["model"]["decisions"])
     assert not any("1 LSTM" in text for text in document["model"]["decisions"])
-    assert run("x").returncode == 2
+    assert run("--disable-pass", "x").returncode == 2

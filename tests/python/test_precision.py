@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,6 +18,8 @@ from ts_infer import runtime
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from conftest import RunBinary
 
 
 class Linears(nn.Module):
@@ -199,10 +200,10 @@ def test_an_unknown_precision_is_refused(linears: tuple[Linears, Path]) -> None:
         runtime.load(linears[1], precision="int8")
 
 
-def test_the_binary_takes_it(linears: tuple[Linears, Path], binary: str) -> None:
+def test_the_binary_takes_it(linears: tuple[Linears, Path], ts_infer: RunBinary) -> None:
     load_bf16(linears[1])
-    command = [binary, "run", str(linears[1]), "--precision", "bf16", "--json", "-"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = ts_infer("run", linears[1], "--precision", "bf16", "--json", "-")
+    assert done.returncode == 0, done.stderr
     model = json.loads(done.stdout)["model"]
     assert model["precision"] == "bf16"
     assert 0 < model["precision_error"] < 0.02

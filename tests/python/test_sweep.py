@@ -10,6 +10,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +18,7 @@ import pytest
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from conftest import SaveModel
-
-    Sweep = Callable[..., subprocess.CompletedProcess[str]]
+    from conftest import RunBinary, SaveModel
 
 INCLUDE = Path(__file__).parents[2] / "cpp" / "include"
 TIMEOUT_S = 180
@@ -44,20 +41,9 @@ def linear_path(save_model: SaveModel) -> Path:
 
 
 @pytest.fixture
-def sweep(binary: str, tmp_path: Path) -> Sweep:
+def sweep(ts_infer: RunBinary) -> RunBinary:
     """Runs a short sweep in an empty folder."""
-
-    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [binary, "bench", *map(str, arguments), "--sweep", "--duration", "0.3"],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-
-    return run
+    return partial(ts_infer, "bench", "--sweep", "--duration", "0.3")
 
 
 def document(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
@@ -69,7 +55,7 @@ def rows(found: dict[str, Any], stage: str) -> list[dict[str, Any]]:
     return [row for row in found["rows"] if row["stage"] == stage]
 
 
-def test_sweep_measures_executors_passes_and_callers(sweep: Sweep, linear_path: Path) -> None:
+def test_sweep_measures_executors_passes_and_callers(sweep: RunBinary, linear_path: Path) -> None:
     found = document(sweep(linear_path, "--shape", "input=2x8", "--json", "-"))
     assert found["schema"] == 1
     assert found["command"] == "sweep"
@@ -101,7 +87,7 @@ def test_sweep_measures_executors_passes_and_callers(sweep: Sweep, linear_path: 
 
 
 def test_sweep_prints_a_table_and_the_winners(
-    sweep: Sweep, linear_path: Path, tmp_path: Path
+    sweep: RunBinary, linear_path: Path, tmp_path: Path
 ) -> None:
     result = sweep(linear_path, "--shape", "input=2x8", "--json", "sweep.json")
     found = json.loads((tmp_path / "sweep.json").read_text())
@@ -127,7 +113,7 @@ def test_sweep_prints_a_table_and_the_winners(
 
 
 def test_what_a_sweep_names_is_accepted(
-    binary: str, sweep: Sweep, linear_path: Path, tmp_path: Path
+    ts_infer: RunBinary, sweep: RunBinary, linear_path: Path, tmp_path: Path
 ) -> None:
     given = ["--shape", "input=2x8", "--seed", "3", "--device", "cpu", "--warmup", "off"]
     given += ["--warmup-budget", "2.5", "--no-reuse-memory", "--no-map-weights", "--json", "-"]
@@ -136,14 +122,7 @@ def test_what_a_sweep_names_is_accepted(
         program, *words = shlex.split(winner["command"])
         assert program == "ts_infer"
         assert words[:2] == ["bench", str(linear_path)]
-        again = subprocess.run(
-            [binary, *words, "--duration", "0.05", "--json", "-"],
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=True,
-        )
-        options = json.loads(again.stdout)["options"]
+        options = document(ts_infer(*words, "--duration", "0.05", "--json", "-"))["options"]
         for key in ("concurrency", "intra_op_threads", "optimize", "disabled_passes"):
             assert options[key] == winner[key]
         for key in ("seed", "device", "warmup", "warmup_budget_s", "reuse_memory", "map_weights"):
@@ -161,7 +140,7 @@ def test_what_a_sweep_names_is_accepted(
     subprocess.run(command, check=True, timeout=TIMEOUT_S)
 
 
-def test_sweep_of_a_model_with_state_has_one_caller(sweep: Sweep, counter_path: Path) -> None:
+def test_sweep_of_a_model_with_state_has_one_caller(sweep: RunBinary, counter_path: Path) -> None:
     result = sweep(counter_path, "--shape", "x=3")
     assert result.returncode == 0, result.stderr
     assert "the model has state, and its calls take turns: one caller only" in result.stdout
@@ -169,7 +148,7 @@ def test_sweep_of_a_model_with_state_has_one_caller(sweep: Sweep, counter_path: 
     assert result.stdout.count("--concurrency 1") == 2
 
 
-def test_sweep_fails_as_the_model_does(sweep: Sweep, save_model: SaveModel) -> None:
+def test_sweep_fails_as_the_model_does(sweep: RunBinary, save_model: SaveModel) -> None:
     result = sweep(save_model(Raising()), "--shape", "x=3")
     assert result.returncode == 5
     assert "the road ends here" in result.stderr
@@ -191,7 +170,7 @@ def test_sweep_fails_as_the_model_does(sweep: Sweep, save_model: SaveModel) -> N
     ],
     ids=lambda words: words[0],
 )
-def test_exit_2_for_a_flag_that_the_sweep_chooses(sweep: Sweep, swept: list[str]) -> None:
+def test_exit_2_for_a_flag_that_the_sweep_chooses(sweep: RunBinary, swept: list[str]) -> None:
     result = sweep("m.pt", *swept)
     assert result.returncode == 2
     assert swept[0] in result.stderr

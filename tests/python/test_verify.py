@@ -7,7 +7,6 @@ import io
 import json
 import math
 import re
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,13 +17,11 @@ from torch import Tensor, nn
 from ts_infer import ModelLoadError, runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-TIMEOUT_S = 180
-TOLERANCE = {"float32": [1e-4, 1e-5], "bfloat16": [1e-2, 1e-2], "float64": [1e-7, 1e-7]}
+    from conftest import RunBinary
 
-Run = subprocess.CompletedProcess[str]
+TOLERANCE = {"float32": [1e-4, 1e-5], "bfloat16": [1e-2, 1e-2], "float64": [1e-7, 1e-7]}
 
 
 class Everything(nn.Module):
@@ -149,21 +146,6 @@ def differing(tmp_path: Path) -> Path:
     return save(pair, tmp_path / "differing.pt", calls, ["a", "b"], outputs=[{"name": "sum"}])
 
 
-@pytest.fixture
-def ts_infer(binary: str, tmp_path: Path) -> Callable[..., Run]:
-    def run(*arguments: object) -> Run:
-        return subprocess.run(
-            [binary, *map(str, arguments)],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-
-    return run
-
-
 def test_verify_reads_whatever_torch_save_writes(tmp_path: Path) -> None:
     module = Everything()
     inputs = everything()
@@ -220,7 +202,7 @@ def test_verify_raises_without_a_golden_sample(affine_path: Path) -> None:
 
 
 def test_verify_command_prints_a_line_a_call_and_output(
-    ts_infer: Callable[..., Run], counting: Path
+    ts_infer: RunBinary, counting: Path
 ) -> None:
     result = ts_infer("verify", counting)
     assert result.returncode == 0, result.stderr
@@ -231,9 +213,7 @@ def test_verify_command_prints_a_line_a_call_and_output(
         assert re.search(rf"^ +{call}  count +0  {allowed}  ok$", result.stdout, re.MULTILINE)
 
 
-def test_verify_command_exits_7_when_outputs_differ(
-    ts_infer: Callable[..., Run], differing: Path
-) -> None:
+def test_verify_command_exits_7_when_outputs_differ(ts_infer: RunBinary, differing: Path) -> None:
     result = ts_infer("verify", differing, "--executor", "profiling")
     assert result.returncode == 7
     where = "at [1, 0]: expected 2.5, got 2; 1 of 4 elements differ"
@@ -258,7 +238,7 @@ def test_verify_command_exits_7_when_outputs_differ(
 
 
 def test_verify_command_exits_3_for_a_file_that_cannot_be_verified(
-    ts_infer: Callable[..., Run], counting: Path, affine_path: Path, tmp_path: Path
+    ts_infer: RunBinary, counting: Path, affine_path: Path, tmp_path: Path
 ) -> None:
     data = bytearray(counting.read_bytes())
     data[data.index(b"_rebuild_tensor_v2")] ^= 1
@@ -279,7 +259,7 @@ def test_verify_command_exits_3_for_a_file_that_cannot_be_verified(
     assert ts_infer("verify", counting, "--sha256", digest).returncode == 0
 
 
-def test_verify_command_exits_2_for_a_digest_that_is_none(ts_infer: Callable[..., Run]) -> None:
+def test_verify_command_exits_2_for_a_digest_that_is_none(ts_infer: RunBinary) -> None:
     result = ts_infer("verify", "m.pt", "--sha256", "12")
     assert result.returncode == 2
     assert "expected 64 hexadecimal digits, got '12'" in result.stderr
