@@ -209,6 +209,12 @@ Value from_ivalue(const c10::IValue& value, const std::string& where) {
                                 ", which a Value cannot hold; use ts_infer/torch.h"));
 }
 
+std::vector<Value> from_ivalues(const std::vector<c10::IValue>& values, const std::string& where) {
+  std::vector<Value> result;
+  for (const c10::IValue& value : values) result.push_back(from_ivalue(value, where));
+  return result;
+}
+
 c10::IValue map_tensors(const c10::IValue& value,
                         const std::function<at::Tensor(const at::Tensor&)>& transform) {
   if (value.isTensor()) {

@@ -17,6 +17,9 @@ c10::IValue to_ivalue(const Value& value, const c10::TypePtr& type, const std::s
 /// @throws ExecutionError that starts with `where` for a type that Value does not have.
 Value from_ivalue(const c10::IValue& value, const std::string& where);
 
+/// Each of them. @throws as above
+std::vector<Value> from_ivalues(const std::vector<c10::IValue>& values, const std::string& where);
+
 /// `value` with `transform` applied to every defined tensor in it; containers are new ones.
 c10::IValue map_tensors(const c10::IValue& value,
                         const std::function<at::Tensor(const at::Tensor&)>& transform);

@@ -14,7 +14,6 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <limits>
 #include <mutex>
 #include <new>
 #include <unordered_map>
@@ -28,6 +27,7 @@
 #include "device/host_cache.h"
 #include "device/memory.h"
 #include "device/streams.h"
+#include "differences.h"
 #include "dtype.h"
 #include "engine/package_engine.h"
 #include "engine/torchscript_engine.h"
@@ -243,24 +243,6 @@ std::string explain_load_failure(const std::string& message,
   return message;
 }
 
-/// The largest difference, divided by the largest expected magnitude; infinite for other sizes.
-double relative_error(const at::Tensor& actual, const at::Tensor& expected) {
-  if (!expected.is_floating_point() || expected.numel() == 0) return 0;
-  if (actual.sizes() != expected.sizes()) return std::numeric_limits<double>::infinity();
-  const at::Tensor left = actual.to(c10::kCPU, c10::kDouble);
-  const at::Tensor right = expected.to(c10::kDouble);
-  const at::Tensor same = left.eq(right).logical_or(left.isnan().logical_and(right.isnan()));
-  const double infinity = std::numeric_limits<double>::infinity();
-  const auto error = left.sub(right)
-                         .abs()
-                         .masked_fill(same, 0)
-                         .nan_to_num(infinity, infinity)
-                         .max()
-                         .item<double>();
-  const auto magnitude = right.abs().nan_to_num(0, 0).max().item<double>();
-  return magnitude > 0 ? error / magnitude : error;
-}
-
 }  // namespace
 
 struct Model::Impl {
@@ -458,10 +440,8 @@ void Model::Impl::measure_precision(const std::vector<GoldenCall>& calls) {
   double largest = 0;
   rehearse_with([&](const WarmUpCall& call) {
     for (const GoldenCall& golden : calls) {
-      std::vector<Value> args;
-      for (const c10::IValue& input : golden.inputs) args.push_back(from_ivalue(input, where()));
       std::size_t next = 0;
-      for_each_leaf(call(args), [&](const c10::IValue& leaf) {
+      for_each_leaf(call(from_ivalues(golden.inputs, where())), [&](const c10::IValue& leaf) {
         if (next == golden.outputs.size()) return;
         const c10::IValue& expected = golden.outputs[next++];
         if (leaf.isTensor() && expected.isTensor()) {

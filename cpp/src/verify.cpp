@@ -9,12 +9,12 @@
 #include <cctype>
 #include <cmath>
 #include <cstdio>
-#include <limits>
 #include <map>
 #include <memory>
 
 #include "archive/archive.h"
 #include "archive/golden.h"
+#include "differences.h"
 #include "dtype.h"
 #include "ivalues.h"
 #include "messages.h"
@@ -69,22 +69,19 @@ void compare_tensors(const at::Tensor& expected, const at::Tensor& actual,
   const auto found = tolerances.find(dtype.value_or(DType::kBool));
   const bool is_exact = !dtype || found == tolerances.end();
   const Tolerance tolerance = is_exact ? Tolerance() : found->second;
-  constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
   const at::Tensor left = expected.flatten();
   const at::Tensor right = actual.flatten();
   const auto wide = expected.is_complex() ? c10::kComplexDouble : c10::kDouble;
-  const at::Tensor same = left.eq(right).logical_or(left.isnan().logical_and(right.isnan()));
   const at::Tensor limits = left.to(wide)
                                 .abs()
                                 .mul(tolerance.rtol)
                                 .add(tolerance.atol)
                                 .nan_to_num(tolerance.atol, tolerance.atol);
-  // Infinite where a side is NaN or infinite and the other is not the same.
-  const at::Tensor differences =
-      right.to(wide).sub(left.to(wide)).abs().masked_fill(same, 0).nan_to_num(kInfinity, kInfinity);
+  const at::Tensor differences = absolute_differences(left, right);
   // Integers of more than 53 bits may be told apart only before they were made wide.
-  const at::Tensor wrong = (is_exact ? same : differences.le(limits)).logical_not();
+  const at::Tensor wrong =
+      (is_exact ? equal_elements(left, right) : differences.le(limits)).logical_not();
   check.ok = true;
   check.max_abs_diff = 0;
   check.allowed = tolerance.atol;
@@ -139,8 +136,7 @@ std::string output_name(const Signature& signature, std::size_t index, std::size
 std::vector<c10::IValue> call_forward(Model& model, const GoldenCall& call,
                                       const std::string& where) {
   try {
-    std::vector<Value> args;
-    for (const c10::IValue& input : call.inputs) args.push_back(from_ivalue(input, where));
+    const std::vector<Value> args = from_ivalues(call.inputs, where);
     const auto& arguments = ModelAccess::schema(model, "forward").arguments();
     std::vector<c10::IValue> stack;
     for (std::size_t i = 0; i < args.size() && i + 1 < arguments.size(); ++i) {

@@ -48,15 +48,12 @@ std::optional<InputShapes> between(const InputShapes& large, const InputShapes& 
 
 /// The golden sample's first call; empty where there is none that can be read.
 std::vector<Value> example_of(const Archive& archive) {
-  std::vector<Value> example;
   try {
     const std::vector<GoldenCall> calls = golden_calls(archive);
-    if (calls.empty()) return {};
-    for (const c10::IValue& input : calls.front().inputs) example.push_back(from_ivalue(input, ""));
+    return calls.empty() ? std::vector<Value>() : from_ivalues(calls.front().inputs, "");
   } catch (const Error&) {
     return {};  // verify() says what is wrong with it
   }
-  return example;
 }
 
 /// The values of a tensor in another shape of its rank, repeated where it is larger; nullopt where

@@ -58,6 +58,8 @@ def with_statistics(module: nn.Module) -> nn.Module:
         (3, 16, 3, {"dilation": (1, 2), "padding": 2}),
         (37, 70, 1, {"stride": 2}),
         (4, 4, 2, {"stride": 2}),
+        (350, 70, 3, {"padding": 1}),  # the weights of 64 outputs are more than a cache holds
+        (4, 8, 3, {"padding": 7}),  # pixels that see zeros only
         (16, 64, (3, 2), {"padding": (2, 1), "stride": (2, 1), "dilation": (2, 1)}),
         (24, 40, 3, {"groups": 2, "padding": 1}),
         (32, 16, (1, 3), {"groups": 4, "stride": 2, "bias": False}),

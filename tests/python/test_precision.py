@@ -36,7 +36,7 @@ class Linears(nn.Module):
 
 
 class Convolutions(nn.Module):
-    """Convolutions with stride, dilation, groups, a sum, odd channels; a transposed one."""
+    """Convolutions with stride, dilation, groups, odd channels; a transposed one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,8 +48,26 @@ class Convolutions(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = functional.relu(self.b(functional.relu(self.a(x))))
-        z: Tensor = self.e(self.d(functional.relu(self.c(y) + y)))
+        z: Tensor = self.e(self.d(functional.relu(self.c(y))))
         return z
+
+
+class Between(nn.Module):
+    """Convolutions whose outputs convolutions read: by a sum, pooling and a list, and one not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(4, 16, 3, padding=1)
+        self.second = nn.Conv2d(16, 16, 3, padding=1)
+        self.third = nn.Conv2d(32, 6, 1)
+        self.odd = nn.Conv2d(3, 6, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = functional.relu(self.first(x))
+        z = functional.relu(self.second(y) + y)
+        small = functional.max_pool2d(torch.cat([y, z], 1), 2)
+        third = self.third(small)
+        return self.odd(third[:, :3]), self.third(small)
 
 
 class Counting(nn.Module):
@@ -134,6 +152,31 @@ def test_convolutions_multiply_rounded_numbers(tmp_path: Path) -> None:
             different = ((model(x) - expected).abs() > 1e-5).double().mean()
             assert different < 0.5
             assert (model(x) - module(x)).abs().max() > 1e-4
+
+
+def test_what_only_such_convolutions_read_is_rounded_once(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = Between().eval()
+    script(module).save(tmp_path / "model.pt")
+    model = load_bf16(tmp_path / "model.pt")
+
+    def convolve(layer: nn.Conv2d, x: Tensor) -> Tensor:
+        assert layer.bias is not None
+        return functional.conv2d(
+            rounded(x), rounded(layer.weight), layer.bias.double(), padding=layer.padding
+        )
+
+    with torch.inference_mode():
+        for height, width in ((2, 2), (9, 14), (33, 20)):
+            x = torch.randn(2, 4, height, width)
+            y = rounded(functional.relu(convolve(module.first, x)))
+            z = functional.relu(convolve(module.second, y) + y)
+            small = functional.max_pool2d(torch.cat([y, z], 1), 2)
+            third = convolve(module.third, small).float()
+            odd, ours = model(x)
+            torch.testing.assert_close(ours, third, rtol=1e-3, atol=2e-3)
+            assert ((ours - third).abs() > 1e-5).double().mean() < 0.1
+            torch.testing.assert_close(odd, module.odd(ours[:, :3]), rtol=1e-5, atol=1e-5)
 
 
 def test_the_error_against_the_golden_sample_is_in_info(linears: tuple[Linears, Path]) -> None:

@@ -33,7 +33,8 @@ const auto kGroups = c10::Symbol::attr("groups");
 const auto kTransposed = c10::Symbol::attr("transposed");
 const auto kOutputPadding = c10::Symbol::attr("output_padding");
 const auto kBehind = c10::Symbol::attr("behind");  // the activation
-const auto kLow = c10::Symbol::attr("low");        // whether in bfloat16
+const auto kTakesBfloat16 = c10::Symbol::attr("takes_bfloat16");
+const auto kGivesBfloat16 = c10::Symbol::attr("gives_bfloat16");
 
 ConvolutionParameters parameters_in(const Node* node) {
   return {node->t(kKernel),
@@ -62,7 +63,8 @@ class Convolution {
   explicit Convolution(const Node* node)
       : activation_(static_cast<Activation>(node->i(kBehind))),
         adds_(node->inputs().size() == 2),
-        packed_(parameters_in(node), node->i(kLow) != 0) {}
+        packed_(parameters_in(node), {node->i(kTakesBfloat16) != 0, node->i(kGivesBfloat16) != 0}) {
+  }
 
   void operator()(Stack& stack) const {
     at::Tensor added;
@@ -170,7 +172,8 @@ bool pack_convolution(Node* node, const torch::jit::AliasDb& aliases, bool bfloa
   Node* packed = replace(place, last, "ts_infer::convolution", inputs);
   put_into(packed, *parameters);
   packed->i_(kBehind, static_cast<std::int64_t>(activation));
-  packed->i_(kLow, bfloat16);
+  packed->i_(kTakesBfloat16, bfloat16);
+  packed->i_(kGivesBfloat16, 0);
   return true;
 }
 
@@ -249,6 +252,44 @@ void lay_out(torch::jit::Block* block, const torch::jit::AliasDb& aliases) {
   }
 }
 
+/// Operators that round to bfloat16 after, as well as before: they choose among their inputs.
+bool chooses(const Node* node) {
+  static const std::unordered_set<std::string> kKinds = {"aten::relu", "aten::max_pool2d",
+                                                         "aten::cat", "aten::upsample_nearest2d"};
+  return kKinds.count(node->kind().toQualString()) > 0;
+}
+
+/// What only convolutions read that multiply bfloat16, or add it, is given in that: it takes half
+/// the memory, and is rounded once.
+void give_bfloat16(torch::jit::Block* block, const torch::jit::AliasDb& aliases) {
+  std::unordered_set<torch::jit::Value*> narrow;
+  for (Node* node : block->nodes()) {
+    for (torch::jit::Block* inner : node->blocks()) give_bfloat16(inner, aliases);
+    if (node->kind() == kConvolution || lists_for_cat(node, aliases) ||
+        (chooses(node) && !aliases.hasWriters(node))) {
+      narrow.insert(node->output());
+    }
+  }
+  const auto takes_it = [&](const torch::jit::Use& use) {
+    if (use.user->kind() != kConvolution) {
+      return use.user->outputs().size() == 1 && narrow.count(use.user->output()) > 0;
+    }
+    return use.offset > 0 || PackedConvolution::multiplies_bfloat16(parameters_in(use.user));
+  };
+  for (bool changed = true; changed;) {
+    changed = false;
+    for (auto value = narrow.begin(); value != narrow.end();) {
+      const auto& uses = (*value)->uses();
+      const bool all = std::all_of(uses.begin(), uses.end(), takes_it);
+      changed = changed || !all;
+      value = all ? std::next(value) : narrow.erase(value);
+    }
+  }
+  for (torch::jit::Value* value : narrow) {
+    if (value->node()->kind() == kConvolution) value->node()->i_(kGivesBfloat16, 1);
+  }
+}
+
 }  // namespace
 
 bool packs_all_convolutions(const torch::jit::Graph& graph) {
@@ -270,6 +311,7 @@ int pack_convolutions(std::shared_ptr<torch::jit::Graph>& graph, bool bfloat16) 
       graph->block(), [&](Node* node) { return pack_convolution(node, aliases, bfloat16); });
   torch::jit::EliminateDeadCode(graph);
   lay_out(graph->block(), torch::jit::AliasDb(graph));
+  if (bfloat16) give_bfloat16(graph->block(), torch::jit::AliasDb(graph));
   return count;
 }
 

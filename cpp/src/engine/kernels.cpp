@@ -26,6 +26,7 @@ template <int Lanes>
 struct Vector {
   using Floats __attribute__((vector_size(Lanes * sizeof(float)))) = float;
   using Integers __attribute__((vector_size(Lanes * sizeof(float)))) = std::int32_t;
+  using Halves __attribute__((vector_size(Lanes * sizeof(float) / 2))) = std::uint16_t;
 };
 
 template <int Lanes>
@@ -35,30 +36,30 @@ constexpr std::int64_t kGates = 4;
 
 // Vectors are handed over by reference: how they are returned depends on the processor.
 
-template <typename V>
-TS_INFER_INLINE void load(const float* from, V& to) {
+template <typename V, typename Number>
+TS_INFER_INLINE void load(const Number* from, V& to) {
   std::memcpy(&to, from, sizeof(to));
 }
 
-template <typename V>
-TS_INFER_INLINE void store(const V& from, float* to) {
+template <typename V, typename Number>
+TS_INFER_INLINE void store(const V& from, Number* to) {
   std::memcpy(to, &from, sizeof(from));
 }
 
 /// The first `count` numbers, then zeros; all of them is the fast case.
-template <typename V>
-TS_INFER_INLINE void load(const float* from, std::int64_t count, V& to) {
-  if (count * sizeof(float) == sizeof(V)) return load(from, to);
+template <typename V, typename Number>
+TS_INFER_INLINE void load(const Number* from, std::int64_t count, V& to) {
+  if (count * sizeof(Number) == sizeof(V)) return load(from, to);
   V some = {};
-  std::memcpy(&some, from, count * sizeof(float));
+  std::memcpy(&some, from, count * sizeof(Number));
   to = some;
 }
 
-template <typename V>
-TS_INFER_INLINE void store(const V& from, std::int64_t count, float* to) {
-  if (count * sizeof(float) == sizeof(V)) return store(from, to);
+template <typename V, typename Number>
+TS_INFER_INLINE void store(const V& from, std::int64_t count, Number* to) {
+  if (count * sizeof(Number) == sizeof(V)) return store(from, to);
   const V some = from;
-  std::memcpy(to, &some, count * sizeof(float));
+  std::memcpy(to, &some, count * sizeof(Number));
 }
 
 /// x becomes e^x, to 2 units in the last place; the method and the polynomial are Cephes' expf.
@@ -215,13 +216,24 @@ struct LinearRows {
 
   std::int64_t taps() const { return 1; }
   std::int64_t inputs() const { return l.inputs; }
-  const float* added() const { return nullptr; }
+  Numbers<const void> added() const { return {}; }
   std::int64_t output_row() const { return l.output_row; }
 
   template <int Rows>
-  TS_INFER_INLINE void find(std::int64_t row, std::int64_t /*tap*/,
+  struct Places {
+    std::int64_t first;
+  };
+
+  template <int Rows>
+  TS_INFER_INLINE void locate(std::int64_t row, Places<Rows>& places) const {
+    places.first = row;
+  }
+
+  template <int Rows>
+  TS_INFER_INLINE bool find(const Places<Rows>& places, std::int64_t /*tap*/,
                             const float* (&rows)[Rows]) const {
-    for (int r = 0; r < Rows; ++r) rows[r] = l.input + (row + r) * l.input_row;
+    for (int r = 0; r < Rows; ++r) rows[r] = l.input + (places.first + r) * l.input_row;
+    return true;
   }
 };
 
@@ -238,29 +250,50 @@ struct ConvolutionRows {
 
   std::int64_t taps() const { return l.kernel_height * l.kernel_width; }
   std::int64_t inputs() const { return l.inputs; }
-  const float* added() const { return l.added; }
+  Numbers<const void> added() const { return l.added; }
   std::int64_t output_row() const { return l.output_pixel; }
 
+  /// Where rows see the kernel's first place.
   template <int Rows>
-  TS_INFER_INLINE void find(std::int64_t row, std::int64_t tap, const float* (&rows)[Rows]) const {
-    if (pixel_by_pixel) {
-      for (int r = 0; r < Rows; ++r) rows[r] = l.input + (row + r) * l.channels;
-      return;
-    }
-    const std::int64_t tap_y = tap / l.kernel_width * l.dilation_y - l.padding_y;
-    const std::int64_t tap_x = tap % l.kernel_width * l.dilation_x - l.padding_x;
+  struct Places {
+    std::int64_t first;
+    std::int64_t y[Rows], x[Rows];
+  };
+
+  template <int Rows>
+  TS_INFER_INLINE void locate(std::int64_t row, Places<Rows>& places) const {
+    places.first = row;
     std::int64_t out_y = row / l.output_width;
     std::int64_t out_x = row % l.output_width;
     for (int r = 0; r < Rows; ++r) {
-      const std::int64_t y = out_y * l.stride_y + tap_y;
-      const std::int64_t x = out_x * l.stride_x + tap_x;
-      const bool inside = y >= 0 && y < l.height && x >= 0 && x < l.width;
-      rows[r] = inside ? l.input + (y * l.width + x) * l.channels : l.zeros;
+      places.y[r] = out_y * l.stride_y - l.padding_y;
+      places.x[r] = out_x * l.stride_x - l.padding_x;
       if (++out_x == l.output_width) {
         out_x = 0;
         ++out_y;
       }
     }
+  }
+
+  /// What the rows multiply at a place of the kernel; false: they all see zeros there.
+  template <int Rows>
+  TS_INFER_INLINE bool find(const Places<Rows>& places, std::int64_t tap,
+                            const float* (&rows)[Rows]) const {
+    if (pixel_by_pixel) {
+      for (int r = 0; r < Rows; ++r) rows[r] = l.input + (places.first + r) * l.channels;
+      return true;
+    }
+    const std::int64_t tap_y = tap / l.kernel_width * l.dilation_y;
+    const std::int64_t tap_x = tap % l.kernel_width * l.dilation_x;
+    bool any = false;
+    for (int r = 0; r < Rows; ++r) {
+      const std::int64_t y = places.y[r] + tap_y;
+      const std::int64_t x = places.x[r] + tap_x;
+      const bool inside = y >= 0 && y < l.height && x >= 0 && x < l.width;
+      rows[r] = inside ? l.input + (y * l.width + x) * l.channels : l.zeros;
+      any = any || inside;
+    }
+    return any;
   }
 };
 
@@ -288,25 +321,48 @@ TS_INFER_INLINE void add_product(float number, const V& column, V& sum) {
 
 #pragma GCC diagnostic pop
 
-template <typename V>
-TS_INFER_INLINE void add(const float* addend, std::int64_t count, V& sum) {
-  V added;
-  load(addend, count, added);
+/// sum += the first `count` numbers.
+template <int Lanes>
+TS_INFER_INLINE void add(const Numbers<const void>& numbers, std::int64_t count,
+                         typename Vector<Lanes>::Floats& sum) {
+  Floats<Lanes> added;
+  if (numbers.bfloat16) {
+    typename Vector<Lanes>::Halves halves;
+    load(static_cast<const std::uint16_t*>(numbers.first), count, halves);
+    const auto bits = __builtin_convertvector(halves, typename Vector<Lanes>::Integers) << 16;
+    std::memcpy(&added, &bits, sizeof(added));
+  } else {
+    load(static_cast<const float*>(numbers.first), count, added);
+  }
   sum += added;
 }
 
-/// `Rows` rows and `Vectors` vectors of outputs from `first`, a multiple of Lanes.
+/// Writes the first `count` numbers, to the nearest bfloat16 where that is asked for.
+template <int Lanes>
+TS_INFER_INLINE void store(const typename Vector<Lanes>::Floats& from, std::int64_t count,
+                           const Numbers<void>& to) {
+  if (!to.bfloat16) return store(from, count, static_cast<float*>(to.first));
+  typename Vector<Lanes>::Integers bits;
+  std::memcpy(&bits, &from, sizeof(bits));
+  const auto rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
+  const auto halves = __builtin_convertvector(from == from ? rounded : (bits >> 16) | 0x40,
+                                              typename Vector<Lanes>::Halves);
+  store(halves, count, static_cast<std::uint16_t*>(to.first));
+}
+
+/// `Rows` rows and `Vectors` vectors of outputs from `first`, a multiple of Lanes. `ahead` are
+/// weights that will be needed soon, kBlock for each of a row's inputs, or nullptr.
 template <int Lanes, int Rows, int Vectors, bool Bfloat16, typename Kernel, typename Source>
 TS_INFER_INLINE void multiply(const Kernel& l, const Source& source, std::int64_t row,
-                              std::int64_t first) {
+                              std::int64_t first, const float* ahead) {
   using V = Floats<Lanes>;
   const std::int64_t inputs = source.inputs();
   // What is needed at the end comes while the products are computed.
   for (int r = 0; r < Rows; ++r) {
     for (int v = 0; v < Vectors; ++v) {
       const std::int64_t at = (row + r) * source.output_row() + first + v * Lanes;
-      __builtin_prefetch(l.output + at, 1);
-      if (source.added()) __builtin_prefetch(source.added() + at);
+      __builtin_prefetch(l.output.from(at).first, 1);
+      if (source.added().first) __builtin_prefetch(source.added().from(at).first);
     }
   }
   V sum[Rows][Vectors];
@@ -316,25 +372,33 @@ TS_INFER_INLINE void multiply(const Kernel& l, const Source& source, std::int64_
     weights[v] = l.weights + output / kBlock * source.taps() * inputs * kBlock + output % kBlock;
     for (int r = 0; r < Rows; ++r) load(l.biases + output, sum[r][v]);
   }
+  typename Source::template Places<Rows> places;
+  source.locate(row, places);
+  const std::int64_t ahead_step = ahead ? kBlock : 0;
+  if (!ahead) ahead = l.weights;
   for (std::int64_t tap = 0; tap < source.taps(); ++tap) {
     const float* input[Rows];
-    source.template find<Rows>(row, tap, input);
-    for (std::int64_t k = 0; k < inputs; ++k) {
-      for (int v = 0; v < Vectors; ++v) {
-        V column;
-        load(weights[v] + k * kBlock, column);
-        for (int r = 0; r < Rows; ++r) add_product<Bfloat16>(input[r][k], column, sum[r][v]);
+    if (source.find(places, tap, input)) {
+      for (std::int64_t k = 0; k < inputs; ++k) {
+        __builtin_prefetch(ahead + k * ahead_step, 0, 2);
+        for (int v = 0; v < Vectors; ++v) {
+          V column;
+          load(weights[v] + k * kBlock, column);
+          for (int r = 0; r < Rows; ++r) add_product<Bfloat16>(input[r][k], column, sum[r][v]);
+        }
       }
     }
     for (int v = 0; v < Vectors; ++v) weights[v] += inputs * kBlock;
+    ahead += inputs * ahead_step;
   }
   const auto outputs_of = [&](int v) {
     return std::clamp<std::int64_t>(l.outputs - first - v * Lanes, 0, Lanes);
   };
   const std::int64_t start = row * source.output_row() + first;
-  for (int v = 0; v < Vectors && source.added(); ++v) {
+  for (int v = 0; v < Vectors && source.added().first; ++v) {
     for (int r = 0; r < Rows; ++r) {
-      add(source.added() + start + r * source.output_row() + v * Lanes, outputs_of(v), sum[r][v]);
+      const std::int64_t at = start + r * source.output_row() + v * Lanes;
+      add<Lanes>(source.added().from(at), outputs_of(v), sum[r][v]);
     }
   }
   if (l.activation > Activation::kRelu) {
@@ -349,7 +413,8 @@ TS_INFER_INLINE void multiply(const Kernel& l, const Source& source, std::int64_
     for (int r = 0; r < Rows; ++r) {
       V& y = sum[r][v];
       if (l.activation == Activation::kRelu) y = y < 0.0F ? V{} : y;  // NaN stays NaN
-      store(y, outputs_of(v), l.output + start + r * source.output_row() + v * Lanes);
+      const std::int64_t at = start + r * source.output_row() + v * Lanes;
+      store<Lanes>(y, outputs_of(v), l.output.from(at));
     }
   }
 }
@@ -361,7 +426,9 @@ TS_INFER_INLINE void multiply_depthwise(const ConvolutionRows& source, std::int6
   const ConvolutionKernel& l = source.l;
   const std::int64_t taps = source.taps();
   const float* input[kMostDepthwiseTaps][Rows];
-  for (std::int64_t tap = 0; tap < taps; ++tap) source.template find<Rows>(row, tap, input[tap]);
+  ConvolutionRows::Places<Rows> places;
+  source.locate(row, places);
+  for (std::int64_t tap = 0; tap < taps; ++tap) source.find(places, tap, input[tap]);
   for (std::int64_t first = 0; first < l.outputs; first += Lanes) {
     const std::int64_t count = std::min<std::int64_t>(Lanes, l.outputs - first);
     const float* weights = l.weights + first / kBlock * taps * kBlock + first % kBlock;
@@ -378,9 +445,9 @@ TS_INFER_INLINE void multiply_depthwise(const ConvolutionRows& source, std::int6
     }
     for (int r = 0; r < Rows; ++r) {
       const std::int64_t at = (row + r) * l.output_pixel + first;
-      if (l.added) add(l.added + at, count, sum[r]);
+      if (l.added.first) add<Lanes>(l.added.from(at), count, sum[r]);
       activate<Lanes>(l.activation, sum[r]);
-      store(sum[r], count, l.output + at);
+      store<Lanes>(sum[r], count, l.output.from(at));
     }
   }
 }
@@ -402,19 +469,25 @@ TS_INFER_INLINE void multiply_rows(const Kernel& l, const Source& source, std::i
   // The sums stay in registers: 24 of 32, or 12 of 16, beside weights and input.
   constexpr int kRows = Vectors * (16 / Lanes) >= 4 ? 6 : 8;
   std::int64_t row = begin;
+  // The first rows fetch the weights that come next, while these are multiplied.
+  const std::int64_t size = source.taps() * source.inputs() * kBlock;
+  std::int64_t block = first / kBlock + std::max(Vectors * Lanes / kBlock, std::int64_t{1});
+  const std::int64_t last_block =
+      std::min(block + std::max(Vectors * Lanes / kBlock, std::int64_t{1}), blocks_of(l.outputs));
+  const auto ahead = [&] { return block < last_block ? l.weights + block++ * size : nullptr; };
   // One row alone takes as long as four: it goes with others.
   for (; end - row >= kRows && end - row != kRows + 1; row += kRows) {
-    multiply<Lanes, kRows, Vectors, Bfloat16>(l, source, row, first);
+    multiply<Lanes, kRows, Vectors, Bfloat16>(l, source, row, first, ahead());
   }
   if (end - row > 5) {
-    multiply<Lanes, 4, Vectors, Bfloat16>(l, source, row, first);
+    multiply<Lanes, 4, Vectors, Bfloat16>(l, source, row, first, ahead());
     row += 4;
   }
-  if (end - row == 5) multiply<Lanes, 5, Vectors, Bfloat16>(l, source, row, first);
-  if (end - row == 4) multiply<Lanes, 4, Vectors, Bfloat16>(l, source, row, first);
-  if (end - row == 3) multiply<Lanes, 3, Vectors, Bfloat16>(l, source, row, first);
-  if (end - row == 2) multiply<Lanes, 2, Vectors, Bfloat16>(l, source, row, first);
-  if (end - row == 1) multiply<Lanes, 1, Vectors, Bfloat16>(l, source, row, first);
+  if (end - row == 5) multiply<Lanes, 5, Vectors, Bfloat16>(l, source, row, first, ahead());
+  if (end - row == 4) multiply<Lanes, 4, Vectors, Bfloat16>(l, source, row, first, ahead());
+  if (end - row == 3) multiply<Lanes, 3, Vectors, Bfloat16>(l, source, row, first, ahead());
+  if (end - row == 2) multiply<Lanes, 2, Vectors, Bfloat16>(l, source, row, first, ahead());
+  if (end - row == 1) multiply<Lanes, 1, Vectors, Bfloat16>(l, source, row, first, ahead());
 }
 
 /// `Vectors` vectors of outputs at a time, and what is left of them in one of fewer.
@@ -424,21 +497,21 @@ TS_INFER_INLINE void multiply_all(const Kernel& l, const Source& source, std::in
   // So many rows stay near while all weights pass by: more, and they fall out of the cache; fewer,
   // and the weights are read too often.
   constexpr std::int64_t kChunk = 256;
+  // The weights of some outputs are read again for each few rows: they stay in the second cache.
+  constexpr std::int64_t kMostWeights = std::int64_t{3} << 16;
+  const std::int64_t outputs = blocks_of(l.outputs) * kBlock;
+  const bool narrow = source.taps() * source.inputs() * Vectors * Lanes > kMostWeights;
   for (std::int64_t begin = from; begin < to; begin += kChunk) {
     const std::int64_t end = std::min(to, begin + kChunk);
-    const std::int64_t outputs = blocks_of(l.outputs) * kBlock;
     std::int64_t first = 0;
-    for (; first + Vectors * Lanes <= outputs; first += Vectors * Lanes) {
+    for (; !narrow && first + Vectors * Lanes <= outputs; first += Vectors * Lanes) {
       multiply_rows<Lanes, Vectors, Bfloat16>(l, source, begin, end, first);
     }
-    const std::int64_t left = (outputs - first) / Lanes;
-    if constexpr (Vectors > 3) {
-      if (left == 3) multiply_rows<Lanes, 3, Bfloat16>(l, source, begin, end, first);
+    constexpr int kFew = Vectors > 2 ? 2 : 1;
+    for (; first + kFew * Lanes <= outputs; first += kFew * Lanes) {
+      multiply_rows<Lanes, kFew, Bfloat16>(l, source, begin, end, first);
     }
-    if constexpr (Vectors > 2) {
-      if (left == 2) multiply_rows<Lanes, 2, Bfloat16>(l, source, begin, end, first);
-    }
-    if (left == 1) multiply_rows<Lanes, 1, Bfloat16>(l, source, begin, end, first);
+    if (first < outputs) multiply_rows<Lanes, 1, Bfloat16>(l, source, begin, end, first);
   }
 }
 

@@ -1,13 +1,14 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 namespace ts_infer {
 
 // Kernels that run on the calling thread, for the processor at hand. All numbers are float32,
 // strides are in elements. Input and weights of a product may be of bfloat16 instead, where two
-// that follow each other take the place of one float32, in sizes and strides too; sums and what
-// becomes of them stay float32.
+// that follow each other take the place of one float32, in sizes and strides too. Sums are float32;
+// an output may be rounded to bfloat16.
 
 /// Weights are packed in blocks of this many outputs, the last one padded with zeros.
 constexpr std::int64_t kBlock = 16;
@@ -34,6 +35,21 @@ enum class Activation : std::int64_t {
   kTanh,
 };
 
+/// The first of some numbers: float32, or bfloat16.
+template <typename Void>
+struct Numbers {
+  Numbers() = default;
+  Numbers(Void* numbers, bool are_bfloat16 = false) : first(numbers), bfloat16(are_bfloat16) {}
+
+  Void* first = nullptr;
+  bool bfloat16 = false;
+
+  Numbers from(std::int64_t index) const {
+    using Byte = std::conditional_t<std::is_const_v<Void>, const char, char>;
+    return {static_cast<Byte*>(first) + index * (bfloat16 ? 2 : 4), bfloat16};
+  }
+};
+
 /// A fully connected layer: output = activation(input W + bias).
 struct LinearKernel {
   std::int64_t rows;
@@ -44,7 +60,7 @@ struct LinearKernel {
   const float* biases;   // [block][kBlock]
   const float* input;    // [input] of each row
   std::int64_t input_row;
-  float* output;  // [output] of each row
+  Numbers<void> output;  // [output] of each row
   std::int64_t output_row;
   bool bfloat16 = false;  // input and weights
 };
@@ -69,8 +85,8 @@ struct ConvolutionKernel {
   const float* biases;        // [block][kBlock]
   const float* input;         // [y][x][channel]
   const float* zeros;         // [input], what lies outside
-  const float* added;         // as output, or nullptr
-  float* output;              // [y][x][output]
+  Numbers<const void> added;  // as output, or none
+  Numbers<void> output;       // [y][x][output]
   std::int64_t output_pixel;  // from one pixel to the next
   bool bfloat16 = false;      // input, zeros and weights
   bool depthwise = false;     // then not in bfloat16, and `zeros` has all channels

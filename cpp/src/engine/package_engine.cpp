@@ -204,7 +204,6 @@ std::unique_ptr<Engine> load_package(const Archive& archive, c10::Device device,
       archive.info().path, kModel, /*run_single_threaded=*/false, runners,
       device.is_cpu() ? c10::DeviceIndex{-1} : device.index());
   info.executor = "aotinductor";
-  info.precision = "fp32";
   info.decisions.push_back("compiled for " + compiled->device +
                            ": executor, optimize, precision and map_weights do not apply");
   return std::make_unique<PackageEngine>(std::move(loader), *archive.info().signature,

@@ -46,6 +46,8 @@ Phase phase_of(std::int64_t phase, std::int64_t kernel, std::int64_t stride, std
   return result;
 }
 
+bool is_bfloat16(const at::Tensor& tensor) { return tensor.scalar_type() == at::kBFloat16; }
+
 void run_images(ConvolutionKernel kernel, const at::Tensor& input, std::int64_t channel,
                 const at::Tensor& addend, at::Tensor& output, std::int64_t first_output) {
   const std::int64_t pixels = kernel.output_height * kernel.output_width;
@@ -54,8 +56,10 @@ void run_images(ConvolutionKernel kernel, const at::Tensor& input, std::int64_t 
   for (std::int64_t i = 0; i < input.size(0); ++i) {
     kernel.input = static_cast<const float*>(input.const_data_ptr()) + i * image + channel;
     const std::int64_t at = i * pixels * kernel.output_pixel + first_output;
-    kernel.output = output.mutable_data_ptr<float>() + at;
-    kernel.added = addend.defined() ? addend.const_data_ptr<float>() + at : nullptr;
+    kernel.output = Numbers<void>(output.mutable_data_ptr(), is_bfloat16(output)).from(at);
+    if (addend.defined()) {
+      kernel.added = Numbers(addend.const_data_ptr(), is_bfloat16(addend)).from(at);
+    }
     if (kernel.depthwise) {
       // Pixels are shared, channels are not.
       share(pixels, 1, taps * kernel.outputs,
@@ -70,8 +74,8 @@ void run_images(ConvolutionKernel kernel, const at::Tensor& input, std::int64_t 
             part.outputs = last - first;
             part.weights += first * taps;
             part.biases += first;
-            part.output += first;
-            if (part.added) part.added += first;
+            part.output = kernel.output.from(first);
+            if (kernel.added.first) part.added = kernel.added.from(first);
             run(part, begin, end);
           });
   }
@@ -86,21 +90,23 @@ bool PackedConvolution::takes(const ConvolutionParameters& p) {
   return p.weight.size(1) >= kLeastOfGroup && p.weight.size(0) / p.groups >= kLeastOfGroup;
 }
 
-PackedConvolution::PackedConvolution(ConvolutionParameters parameters, bool bfloat16)
+bool PackedConvolution::multiplies_bfloat16(const ConvolutionParameters& p) {
+  return p.weight.size(p.transposed ? 0 : 1) % 2 == 0;
+}
+
+PackedConvolution::PackedConvolution(ConvolutionParameters parameters,
+                                     const ConvolutionPrecision& precision)
     : parameters_(std::move(parameters)),
+      precision_(precision),
       stride_(pair(parameters_.stride, 1)),
       padding_(pair(parameters_.padding, 0)),
       dilation_(pair(parameters_.dilation, 1)) {
+  if (precision_.bfloat16 && multiplies_bfloat16(parameters_)) type_ = at::kBFloat16;
   const at::Tensor planes = plane() ? parameters_.weight : parameters_.weight.unsqueeze(2);
-  const std::int64_t of_group = parameters_.transposed ? planes.size(0) : planes.size(1);
-  const bool even = bfloat16 && of_group % 2 == 0;
-  if (even) type_ = at::kBFloat16;
-  if (is_depthwise(parameters_)) {
-    pack_depthwise(planes);
-  } else if (parameters_.transposed) {
-    pack_phases(planes, even);
+  if (parameters_.transposed) {
+    pack_phases(planes);
   } else {
-    pack_groups(planes, even);
+    pack_groups(planes);
   }
 }
 
@@ -118,64 +124,53 @@ void PackedConvolution::add(Part part, const at::Tensor& weight,
   parts_.push_back(std::move(part));
 }
 
-void PackedConvolution::pack_groups(const at::Tensor& planes, bool bfloat16) {
-  const std::int64_t groups = parameters_.groups;
-  const std::int64_t outputs = planes.size(0) / groups;
+void PackedConvolution::pack_groups(const at::Tensor& planes) {
   const std::int64_t width = planes.size(3);
-  if (groups == 1 && width > 1 && dilation_[1] == 1 && width * planes.size(1) <= kMostOfLine) {
-    line_padding_ = padding_[1];
-  }
   ConvolutionKernel kernel{};
-  kernel.bfloat16 = bfloat16;
-  kernel.channels = channels() / (bfloat16 ? 2 : 1);
-  kernel.outputs = outputs;
+  kernel.bfloat16 = type_ == at::kBFloat16;
+  kernel.depthwise = is_depthwise(parameters_);
+  kernel.channels = channels() / (kernel.bfloat16 ? 2 : 1);
   kernel.output_pixel = planes.size(0);
   kernel.kernel_height = planes.size(2);
-  kernel.kernel_width = whole_lines() ? 1 : width;
-  kernel.stride_y = stride_[0];
-  kernel.stride_x = stride_[1];
-  kernel.padding_y = padding_[0];
-  kernel.padding_x = whole_lines() ? 0 : padding_[1];
-  kernel.dilation_y = dilation_[0];
-  kernel.dilation_x = dilation_[1];
-  kernel.inputs = kernel.channels / groups * (whole_lines() ? width : 1);
-  zeros_ = at::zeros({kernel.inputs});
-  for (std::int64_t group = 0; group < groups; ++group) {
-    Part part;
-    part.kernel = kernel;
-    part.channel = group * kernel.inputs;
-    part.output = group * outputs;
-    const at::Tensor weight = planes.narrow(0, part.output, outputs).permute({0, 2, 3, 1});
-    const auto& bias = parameters_.bias;
-    add(std::move(part), weight.reshape({outputs, -1}),
-        bias ? std::optional(bias->narrow(0, group * outputs, outputs)) : bias);
-  }
-}
-
-void PackedConvolution::pack_depthwise(const at::Tensor& planes) {
-  Part part;
-  ConvolutionKernel& kernel = part.kernel = {};
-  type_ = c10::kFloat;
-  kernel.depthwise = true;
-  kernel.channels = kernel.outputs = kernel.output_pixel = planes.size(0);
-  kernel.kernel_height = planes.size(2);
-  kernel.kernel_width = planes.size(3);
+  kernel.kernel_width = width;
   kernel.stride_y = stride_[0];
   kernel.stride_x = stride_[1];
   kernel.padding_y = padding_[0];
   kernel.padding_x = padding_[1];
   kernel.dilation_y = dilation_[0];
   kernel.dilation_x = dilation_[1];
-  kernel.inputs = 1;
-  zeros_ = at::zeros({kernel.channels});
-  // As the weights of so many outputs with one input a place: [block][place][kBlock].
-  add(std::move(part), planes.flatten(1), parameters_.bias);
+  kernel.inputs = kernel.channels / parameters_.groups;
+  if (kernel.depthwise) {
+    kernel.outputs = planes.size(0);
+    zeros_ = at::zeros({kernel.channels});
+    // As the weights of so many outputs with one input a place: [block][place][kBlock].
+    return add({{}, kernel}, planes.flatten(1), parameters_.bias);
+  }
+  if (parameters_.groups == 1 && width > 1 && dilation_[1] == 1 &&
+      width * planes.size(1) <= kMostOfLine) {
+    line_padding_ = padding_[1];
+    kernel.kernel_width = 1;
+    kernel.padding_x = 0;
+    kernel.inputs *= width;
+  }
+  kernel.outputs = planes.size(0) / parameters_.groups;
+  zeros_ = at::zeros({kernel.inputs});
+  for (std::int64_t group = 0; group < parameters_.groups; ++group) {
+    Part part;
+    part.kernel = kernel;
+    part.channel = group * kernel.inputs;
+    part.output = group * kernel.outputs;
+    const at::Tensor weight = planes.narrow(0, part.output, kernel.outputs).permute({0, 2, 3, 1});
+    const auto& bias = parameters_.bias;
+    add(std::move(part), weight.reshape({kernel.outputs, -1}),
+        bias ? std::optional(bias->narrow(0, group * kernel.outputs, kernel.outputs)) : bias);
+  }
 }
 
-void PackedConvolution::pack_phases(const at::Tensor& planes, bool bfloat16) {
+void PackedConvolution::pack_phases(const at::Tensor& planes) {
   ConvolutionKernel kernel{};
-  kernel.bfloat16 = bfloat16;
-  kernel.channels = kernel.inputs = planes.size(0) / (bfloat16 ? 2 : 1);
+  kernel.bfloat16 = type_ == at::kBFloat16;
+  kernel.channels = kernel.inputs = channels() / (kernel.bfloat16 ? 2 : 1);
   kernel.outputs = kernel.output_pixel = planes.size(1);
   kernel.stride_y = kernel.stride_x = 1;
   zeros_ = at::zeros({kernel.inputs});
@@ -215,9 +210,14 @@ std::int64_t PackedConvolution::output_size(std::size_t axis, std::int64_t size)
   return last < 0 ? 0 : last / stride_[axis] + 1;
 }
 
+bool PackedConvolution::takes_type(const at::Tensor& tensor) const {
+  if (is_float_on_host(tensor)) return true;
+  return precision_.bfloat16 && tensor.defined() && tensor.device().is_cpu() && is_bfloat16(tensor);
+}
+
 bool PackedConvolution::fits(const at::Tensor& input) const {
   // What cannot be right at all is torch's to refuse.
-  if (!is_float_on_host(input) || input.dim() != parameters_.weight.dim()) return false;
+  if (!takes_type(input) || input.dim() != parameters_.weight.dim()) return false;
   if (input.size(1) != channels() || input.numel() == 0 || !many_rows_pay()) return false;
   return output_size(0, plane() ? input.size(2) : 1) > 0 && output_size(1, input.size(-1)) > 0;
 }
@@ -231,20 +231,20 @@ at::Tensor PackedConvolution::run_own(const at::Tensor& given, const at::Tensor&
                                       Activation activation) const {
   const auto last = at::MemoryFormat::ChannelsLast;
   const at::Tensor planes = plane() ? given : given.unsqueeze(2);
-  const at::Tensor input =
-      whole_lines() && line_padding_ > 0 ? padded(planes) : planes.contiguous(last).to(type_);
+  const at::Tensor input = line_padding_ > 0 ? padded(planes) : planes.contiguous(last).to(type_);
   const std::int64_t outputs = parts_.front().kernel.output_pixel;
   const std::int64_t height = output_size(0, planes.size(2));
   const std::int64_t width = output_size(1, planes.size(3));
-  at::Tensor output =
-      at::empty({input.size(0), outputs, height, width}, given.options().memory_format(last));
-  const at::Tensor result = plane() ? output : output.squeeze(2);
+  const c10::DimVector sizes = {input.size(0), outputs, height, width};
   const bool in_phases = parameters_.transposed && (stride_[0] > 1 || stride_[1] > 1);
+  const at::Tensor all_added = added.defined() && !plane() ? added.unsqueeze(2) : added;
   const bool same =
-      added.defined() && !in_phases && is_float_on_host(added) && added.sizes() == result.sizes();
-  at::Tensor addend;
-  if (same) addend = (plane() ? added : added.unsqueeze(2)).contiguous(last);
+      added.defined() && !in_phases && takes_type(added) && all_added.sizes() == sizes;
+  const at::Tensor addend = same ? all_added.contiguous(last) : at::Tensor();
   const bool later = added.defined() && !same;
+  const at::ScalarType type = precision_.bfloat16_output && !later ? at::kBFloat16 : at::kFloat;
+  at::Tensor output = at::empty(sizes, given.options().dtype(type).memory_format(last));
+  const at::Tensor result = plane() ? output : output.squeeze(2);
   for (const Part& part : parts_) {
     ConvolutionKernel kernel = part.kernel;
     kernel.activation = later ? Activation::kNone : activation;
@@ -279,9 +279,10 @@ at::Tensor PackedConvolution::padded(const at::Tensor& planes) const {
   return image;
 }
 
-at::Tensor PackedConvolution::run_torchs(const at::Tensor& input, const at::Tensor& added,
+at::Tensor PackedConvolution::run_torchs(const at::Tensor& given, const at::Tensor& added,
                                          Activation activation) const {
   const ConvolutionParameters& p = parameters_;
+  const at::Tensor input = takes_type(given) ? given.to(at::kFloat) : given;
   at::Tensor output;
   if (p.transposed) {
     output = plane() ? at::conv_transpose2d(input, p.weight, p.bias, p.stride, p.padding,

@@ -22,6 +22,11 @@ struct ConvolutionParameters {
   std::vector<std::int64_t> output_padding;  // of a transposed one
 };
 
+struct ConvolutionPrecision {
+  bool bfloat16 = false;         // multiply numbers of that, and take them
+  bool bfloat16_output = false;  // give them, where nothing is added after the kernel
+};
+
 /// A convolution whose weights are packed once, for images of any size: nothing is set up for a
 /// size that is new. Runs on torch's intra-op threads. Calls may come from any thread.
 class PackedConvolution {
@@ -30,8 +35,10 @@ class PackedConvolution {
   /// outputs or more; transposed without groups.
   static bool takes(const ConvolutionParameters& parameters);
 
-  /// @param bfloat16 multiply numbers of that, where the channels of a group are even in number
-  PackedConvolution(ConvolutionParameters parameters, bool bfloat16);
+  /// Whether it can: the channels of a group are even in number.
+  static bool multiplies_bfloat16(const ConvolutionParameters& parameters);
+
+  PackedConvolution(ConvolutionParameters parameters, const ConvolutionPrecision& precision);
 
   /// activation(convolution of input + added). What no kernel is for is computed by torch.
   /// @param input [image, channel, y, x], or without image, or without y
@@ -52,28 +59,28 @@ class PackedConvolution {
   };
 
   bool plane() const { return parameters_.weight.dim() == 4; }
-  bool whole_lines() const { return line_padding_ >= 0; }
   std::int64_t channels() const;
   std::int64_t output_size(std::size_t axis, std::int64_t size) const;
+  bool takes_type(const at::Tensor& tensor) const;
   bool fits(const at::Tensor& input) const;
   at::Tensor run_own(const at::Tensor& given, const at::Tensor& added, Activation activation) const;
-  at::Tensor run_torchs(const at::Tensor& input, const at::Tensor& added,
+  at::Tensor run_torchs(const at::Tensor& given, const at::Tensor& added,
                         Activation activation) const;
   at::Tensor padded(const at::Tensor& planes) const;
 
-  void pack_groups(const at::Tensor& planes, bool bfloat16);
-  void pack_depthwise(const at::Tensor& planes);
-  void pack_phases(const at::Tensor& planes, bool bfloat16);
+  void pack_groups(const at::Tensor& planes);
+  void pack_phases(const at::Tensor& planes);
   void add(Part part, const at::Tensor& weight, const std::optional<at::Tensor>& bias);
 
   ConvolutionParameters parameters_;
+  ConvolutionPrecision precision_;
   std::vector<std::int64_t> stride_, padding_, dilation_;  // of y and x
   std::vector<Part> parts_;
   at::Tensor zeros_;                    // as many as a kernel reads at a place
-  c10::ScalarType type_ = c10::kFloat;  // of the input
+  c10::ScalarType type_ = c10::kFloat;  // of what is multiplied
   // With few channels a line of the kernel is multiplied at a time, over an image that has this
-  // padding in x. -1: no.
-  std::int64_t line_padding_ = -1;
+  // padding in x.
+  std::int64_t line_padding_ = 0;
 };
 
 }  // namespace ts_infer

@@ -73,7 +73,7 @@ at::Tensor PackedLinear::operator()(const at::Tensor& input, Activation activati
   kernel.biases = packed_.biases.const_data_ptr<float>();
   kernel.input = static_cast<const float*>(rows.const_data_ptr());
   kernel.input_row = kernel.inputs;
-  kernel.output = output.mutable_data_ptr<float>();
+  kernel.output = output.mutable_data_ptr();
   kernel.output_row = outputs_;
   share(kernel.rows, outputs_, kernel.inputs,
         [&](std::int64_t begin, std::int64_t end, std::int64_t first, std::int64_t last) {
@@ -83,7 +83,7 @@ at::Tensor PackedLinear::operator()(const at::Tensor& input, Activation activati
           part.weights += first * kernel.inputs;
           part.biases += first;
           part.input += begin * part.input_row;
-          part.output += begin * part.output_row + first;
+          part.output = kernel.output.from(begin * part.output_row + first);
           run(part);
         });
   return output;
