@@ -2,7 +2,7 @@
 
 #include <c10/util/StringUtil.h>
 
-#include <algorithm>
+#include <map>
 
 #include "dtype.h"
 #include "messages.h"
@@ -10,8 +10,6 @@
 
 namespace ts_infer {
 namespace {
-
-constexpr std::int64_t kUnset = -1;
 
 std::string range(const Dim& dim) {
   if (dim.is_static()) return std::to_string(*dim.min);
@@ -23,34 +21,41 @@ std::string range(const Dim& dim) {
 
 InputCheck::InputCheck(const Signature& signature, std::string where)
     : where_(std::move(where)), signature_(signature.to_string()) {
+  std::map<std::string, std::vector<Place>> named;
   for (const TensorSpec& input : signature.inputs) {
     names_.push_back(input.name);
     Check check;
     if (input.dtype) check.dtype = to_scalar_type(*input.dtype);
     check.shape = input.shape;
     for (const Dim& dim : input.shape.value_or(std::vector<Dim>())) {
-      int id = -1;
-      if (!dim.name.empty()) {
-        const auto known = std::find(dim_names_.begin(), dim_names_.end(), dim.name);
-        id = static_cast<int>(known - dim_names_.begin());
-        if (known == dim_names_.end()) dim_names_.push_back(dim.name);
-      }
-      check.dim_ids.push_back(id);
+      check.before.push_back(dim.name.empty() ? std::vector<Place>() : named[dim.name]);
+      if (!dim.name.empty()) named[dim.name].push_back({checks_.size(), check.before.size() - 1});
     }
     checks_.push_back(std::move(check));
   }
 }
 
 void InputCheck::check(const std::vector<c10::IValue>& arguments) const {
-  std::vector<std::int64_t> named_sizes(dim_names_.size(), kUnset);
   for (std::size_t i = 0; i < arguments.size() && i < checks_.size(); ++i) {
-    if (arguments[i].isTensor()) check_tensor(i, arguments[i].toTensor(), named_sizes);
+    if (arguments[i].isTensor()) check_tensor(i, arguments);
   }
 }
 
-void InputCheck::check_tensor(std::size_t index, const at::Tensor& tensor,
-                              std::vector<std::int64_t>& named_sizes) const {
+/// Of the first of these places that is an argument's.
+std::optional<std::int64_t> InputCheck::size_before(
+    const std::vector<Place>& places, const std::vector<c10::IValue>& arguments) const {
+  for (const Place& place : places) {
+    const c10::IValue& argument = arguments[place.input];
+    if (argument.isTensor()) {
+      return argument.toTensor().size(static_cast<std::int64_t>(place.dimension));
+    }
+  }
+  return std::nullopt;
+}
+
+void InputCheck::check_tensor(std::size_t index, const std::vector<c10::IValue>& arguments) const {
   const Check& check = checks_[index];
+  const at::Tensor& tensor = arguments[index].toTensor();
   if (!tensor.defined()) fail(names_[index], "expected a tensor with data, got an undefined one");
   if (check.dtype && tensor.scalar_type() != *check.dtype) {
     fail(names_[index], c10::str("dtype: expected ", dtype_string(*check.dtype), ", got ",
@@ -69,13 +74,11 @@ void InputCheck::check_tensor(std::size_t index, const at::Tensor& tensor,
       fail(names_[index], c10::str("dimension ", i, ": expected ", range(dim), ", got ", sizes[i],
                                    " in shape ", shape_string(sizes)));
     }
-    if (check.dim_ids[i] < 0) continue;
-    std::int64_t& known = named_sizes[static_cast<std::size_t>(check.dim_ids[i])];
-    if (known != kUnset && known != sizes[i]) {
-      fail(names_[index], c10::str("dimension ", i, ": expected ", known, ", as \"", dim.name,
+    const auto known = size_before(check.before[i], arguments);
+    if (known && *known != sizes[i]) {
+      fail(names_[index], c10::str("dimension ", i, ": expected ", *known, ", as \"", dim.name,
                                    "\" is elsewhere in this call, got ", sizes[i]));
     }
-    known = sizes[i];
   }
 }
 

@@ -24,18 +24,22 @@ class InputCheck {
   [[noreturn]] void fail(const std::string& input, const std::string& what) const;
 
  private:
-  void check_tensor(std::size_t index, const at::Tensor& tensor,
-                    std::vector<std::int64_t>& named_sizes) const;
+  struct Place {
+    std::size_t input, dimension;
+  };
 
   struct Check {
     std::optional<c10::ScalarType> dtype;
     std::optional<std::vector<Dim>> shape;
-    std::vector<int> dim_ids;  // of each dimension in dim_names_, -1 for an unnamed one
+    std::vector<std::vector<Place>> before;  // where each dimension's name stands before it
   };
+
+  void check_tensor(std::size_t index, const std::vector<c10::IValue>& arguments) const;
+  std::optional<std::int64_t> size_before(const std::vector<Place>& places,
+                                          const std::vector<c10::IValue>& arguments) const;
 
   std::vector<std::string> names_;
   std::vector<Check> checks_;
-  std::vector<std::string> dim_names_;
   std::string where_;
   std::string signature_;
 };

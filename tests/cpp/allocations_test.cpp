@@ -1,0 +1,95 @@
+// What a call allocates, counted by operator new itself, for this program and libtorch alike.
+
+#include <gtest/gtest.h>
+
+#include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
+
+#include <cstdlib>
+#include <new>
+
+#include "archives.h"
+#include "engine/prepared.h"
+#include "ts_infer/model.h"
+#include "ts_infer/torch.h"
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool kCounts = false;  // a sanitizer has its own operator new
+#else
+constexpr bool kCounts = true;
+
+namespace {
+thread_local int news = 0;
+}
+
+void* operator new(std::size_t size) {
+  ++news;
+  if (void* const memory = std::malloc(size == 0 ? 1 : size)) return memory;
+  throw std::bad_alloc();
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t /*size*/) noexcept { std::free(memory); }
+#endif
+
+namespace ts_infer {
+namespace {
+
+using testing::archive;
+using testing::make_module;
+
+constexpr const char* kSource = "def forward(self, x):\n    return x + 1\n";
+constexpr const char* kManifest = R"({
+  "schema": 1, "name": "plus", "method": "script", "versions": {"torch": "2.13.0"},
+  "inputs": [{"name": "x", "type": "Tensor", "dtype": "float32",
+              "shape": [{"name": "rows", "min": 1, "max": 8}, 4]}],
+  "outputs": [{"name": "y", "dtype": "float32", "shape": [{"name": "rows", "min": 1, "max": 8}, 4]}],
+  "methods": ["forward"]})";
+
+template <typename Call>
+int count(const Call& call) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  call();
+  return 0;
+#else
+  for (int i = 0; i < 10; ++i) call();
+  const int before = news;
+  call();
+  return news - before;
+#endif
+}
+
+/// Of torch's interpreter alone, with the argument list that it takes.
+int count_torchs(const at::Tensor& input) {
+  torch::jit::Module module = make_module(kSource);
+  const torch::jit::Code code =
+      prepare(module.get_method("forward").function(), {c10::kCPU, PassSelection(LoadOptions())})
+          .code;
+  const c10::InferenceMode inference;
+  return count([&] {
+    std::vector<c10::IValue> stack;
+    stack.reserve(2);
+    stack.emplace_back(module._ivalue());
+    stack.emplace_back(input);
+    torch::jit::InterpreterState(code).run(stack);
+  });
+}
+
+TEST(AllocationsTest, ACallAllocatesWhatItReturns) {
+  if (!kCounts) GTEST_SKIP() << "a sanitizer has its own operator new";
+  const at::Tensor input = at::ones({2, 4});
+  const std::string bytes = archive(kSource, kManifest);
+  Model model = Model::load(bytes.data(), bytes.size());
+  const std::vector<Tensor> inputs = {from_torch(input)};
+  const int torchs = count_torchs(input);
+  ASSERT_GT(torchs, 0);
+  // The list of outputs, and for each a tensor that is no inference tensor: itself and its version.
+  EXPECT_EQ(count([&] { model.forward(inputs); }), torchs + 3);
+
+  RunOptions into;
+  into.outputs = {from_torch(at::empty({2, 4}))};
+  const int written = count([&] { model.forward(inputs, into); });
+  EXPECT_LE(written, torchs + 3);
+}
+
+}  // namespace
+}  // namespace ts_infer
