@@ -44,10 +44,11 @@ struct LoadOptions {
 
   /// What products are computed in: "fp32", "bf16" or "fp16". Their sums, what lies between them,
   /// inputs and outputs stay float32. On the host "bf16" is for linears and convolutions with an
-  /// even number of inputs, on processors with AVX512_BF16, and what only such convolutions read or
-  /// add is kept in it too; on an accelerator both are for matrix products and attention too. For
-  /// the executor "prepared". Where it cannot be had, products stay in float32: Model::info() says
-  /// which precision serves, why, and how far its outputs are from the golden sample's.
+  /// even number of inputs, or convolutions of few, on processors with AVX512_BF16, and what only
+  /// such convolutions read or add is kept in it too; on an accelerator both are for matrix
+  /// products and attention too. For the executor "prepared". Where it cannot be had, products stay
+  /// in float32: Model::info() says which precision serves, why, and how far its outputs are from
+  /// the golden sample's.
   std::string precision = "fp32";
 
   /// Intra-op threads of each call: set on the calling thread and put back. 0: left alone.

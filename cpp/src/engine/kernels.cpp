@@ -533,6 +533,28 @@ TS_INFER_INLINE void run_any(const Pixels& pixels) {
                                          pixels.end);
 }
 
+template <int Lanes>
+TS_INFER_INLINE void run_any(const InterleaveKernel& line) {
+  constexpr std::int64_t kSome = 16 * kMostOfPixel;
+  const std::int64_t pixels_at_once = kSome / line.output_pixel;
+  float numbers[kSome + Lanes] = {};
+  for (std::int64_t first = 0; first < line.width; first += pixels_at_once) {
+    const std::int64_t pixels = std::min(pixels_at_once, line.width - first);
+    for (std::int64_t c = 0; c < line.channels; ++c) {
+      const float* from = line.input + c * line.input_channel + first * line.input_x;
+      float* to = numbers + c;
+      for (std::int64_t x = 0; x < pixels; ++x) to[x * line.output_pixel] = from[x * line.input_x];
+    }
+    const std::int64_t count = pixels * line.output_pixel;
+    for (std::int64_t i = 0; i < count; i += Lanes) {
+      Floats<Lanes> some;
+      load(numbers + i, some);
+      store<Lanes>(some, std::min<std::int64_t>(Lanes, count - i),
+                   line.output.from(first * line.output_pixel + i));
+    }
+  }
+}
+
 /// A multiple of Lanes for every processor.
 constexpr std::int64_t padded(std::int64_t size) { return blocks_of(size) * kBlock; }
 
@@ -680,6 +702,7 @@ TS_INFER_AVX512 void run_avx512(const LinearKernel& linear) { run_any<16, 4>(lin
 TS_INFER_AVX512 void run_avx512(const Pixels& pixels) { run_any<16, 4>(pixels); }
 TS_INFER_AVX512 void run_avx512(const AttentionKernel& attention) { run_any<16, 4>(attention); }
 TS_INFER_AVX512 void run_avx512(const LstmKernel& lstm) { run_any<16>(lstm); }
+TS_INFER_AVX512 void run_avx512(const InterleaveKernel& line) { run_any<16>(line); }
 #if TS_INFER_PROCESSORS
 TS_INFER_AVX512BF16 void run_bfloat16(const LinearKernel& linear) { run_any<16, 4, true>(linear); }
 TS_INFER_AVX512BF16 void run_bfloat16(const Pixels& pixels) { run_any<16, 4, true>(pixels); }
@@ -688,10 +711,12 @@ TS_INFER_AVX2 void run_avx2(const LinearKernel& linear) { run_any<8, 2>(linear);
 TS_INFER_AVX2 void run_avx2(const Pixels& pixels) { run_any<8, 2>(pixels); }
 TS_INFER_AVX2 void run_avx2(const AttentionKernel& attention) { run_any<8, 2>(attention); }
 TS_INFER_AVX2 void run_avx2(const LstmKernel& lstm) { run_any<8>(lstm); }
+TS_INFER_AVX2 void run_avx2(const InterleaveKernel& line) { run_any<8>(line); }
 void run_here(const LinearKernel& linear) { run_any<4, 2>(linear); }
 void run_here(const Pixels& pixels) { run_any<4, 2>(pixels); }
 void run_here(const AttentionKernel& attention) { run_any<4, 2>(attention); }
 void run_here(const LstmKernel& lstm) { run_any<4>(lstm); }
+void run_here(const InterleaveKernel& line) { run_any<4>(line); }
 
 template <typename Kernel>
 void choose(const Kernel& kernel) {
@@ -735,5 +760,7 @@ std::int64_t scratch_size(const AttentionKernel& a) {
 void run(const AttentionKernel& attention) { choose(attention); }
 
 void run(const LstmKernel& lstm) { choose(lstm); }
+
+void run(const InterleaveKernel& line) { choose(line); }
 
 }  // namespace ts_infer

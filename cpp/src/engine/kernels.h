@@ -95,6 +95,20 @@ struct ConvolutionKernel {
 /// The pixels [begin, end) of the output, counted line by line.
 void run(const ConvolutionKernel& convolution, std::int64_t begin, std::int64_t end);
 
+/// A line of an image, whose channels are brought together.
+struct InterleaveKernel {
+  std::int64_t width, channels;
+  const float* input;  // [channel][x], by these strides
+  std::int64_t input_channel, input_x;
+  Numbers<void> output;  // [x][channel]
+  std::int64_t
+      output_pixel;  // from one pixel to the next, at most kMostOfPixel; zeros beyond channels
+};
+
+constexpr std::int64_t kMostOfPixel = 64;
+
+void run(const InterleaveKernel& line);
+
 /// One head: output = softmax(scale queries keys^T + mask) values, with zeros for a query whose
 /// scores are all -infinity.
 struct AttentionKernel {

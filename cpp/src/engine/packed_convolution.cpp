@@ -12,7 +12,6 @@
 namespace ts_infer {
 namespace {
 
-constexpr std::int64_t kMostOfLine = 64;
 constexpr std::int64_t kLeastOfGroup = 4;
 
 /// Of y and x.
@@ -22,6 +21,14 @@ std::vector<std::int64_t> pair(const std::vector<std::int64_t>& list, std::int64
 
 bool is_depthwise(const ConvolutionParameters& p) {
   return !p.transposed && p.groups > 1 && p.weight.size(0) == p.groups && p.weight.size(1) == 1;
+}
+
+/// Whether a line of its kernel is multiplied at a time: it is as short as a pixel of many
+/// channels.
+bool takes_lines(const ConvolutionParameters& p) {
+  const std::int64_t width = p.weight.size(-1);
+  return !p.transposed && p.groups == 1 && width > 1 && p.dilation.back() == 1 &&
+         width * p.weight.size(1) <= kMostOfPixel;
 }
 
 /// Places of a transposed kernel, along one axis, that reach the output's pixels of a phase: those
@@ -91,7 +98,7 @@ bool PackedConvolution::takes(const ConvolutionParameters& p) {
 }
 
 bool PackedConvolution::multiplies_bfloat16(const ConvolutionParameters& p) {
-  return p.weight.size(p.transposed ? 0 : 1) % 2 == 0;
+  return takes_lines(p) || p.weight.size(p.transposed ? 0 : 1) % 2 == 0;
 }
 
 PackedConvolution::PackedConvolution(ConvolutionParameters parameters,
@@ -102,7 +109,10 @@ PackedConvolution::PackedConvolution(ConvolutionParameters parameters,
       padding_(pair(parameters_.padding, 0)),
       dilation_(pair(parameters_.dilation, 1)) {
   if (precision_.bfloat16 && multiplies_bfloat16(parameters_)) type_ = at::kBFloat16;
-  const at::Tensor planes = plane() ? parameters_.weight : parameters_.weight.unsqueeze(2);
+  at::Tensor planes = plane() ? parameters_.weight : parameters_.weight.unsqueeze(2);
+  if (type_ == at::kBFloat16 && planes.size(parameters_.transposed ? 0 : 1) % 2 != 0) {
+    planes = at::constant_pad_nd(planes, {0, 0, 0, 0, 0, 1});
+  }
   if (parameters_.transposed) {
     pack_phases(planes);
   } else {
@@ -129,7 +139,7 @@ void PackedConvolution::pack_groups(const at::Tensor& planes) {
   ConvolutionKernel kernel{};
   kernel.bfloat16 = type_ == at::kBFloat16;
   kernel.depthwise = is_depthwise(parameters_);
-  kernel.channels = channels() / (kernel.bfloat16 ? 2 : 1);
+  kernel.channels = planes.size(1) * parameters_.groups / (kernel.bfloat16 ? 2 : 1);
   kernel.output_pixel = planes.size(0);
   kernel.kernel_height = planes.size(2);
   kernel.kernel_width = width;
@@ -146,9 +156,8 @@ void PackedConvolution::pack_groups(const at::Tensor& planes) {
     // As the weights of so many outputs with one input a place: [block][place][kBlock].
     return add({{}, kernel}, planes.flatten(1), parameters_.bias);
   }
-  if (parameters_.groups == 1 && width > 1 && dilation_[1] == 1 &&
-      width * planes.size(1) <= kMostOfLine) {
-    line_padding_ = padding_[1];
+  if (takes_lines(parameters_)) {
+    line_pixel_ = planes.size(1);
     kernel.kernel_width = 1;
     kernel.padding_x = 0;
     kernel.inputs *= width;
@@ -231,7 +240,7 @@ at::Tensor PackedConvolution::run_own(const at::Tensor& given, const at::Tensor&
                                       Activation activation) const {
   const auto last = at::MemoryFormat::ChannelsLast;
   const at::Tensor planes = plane() ? given : given.unsqueeze(2);
-  const at::Tensor input = line_padding_ > 0 ? padded(planes) : planes.contiguous(last).to(type_);
+  const at::Tensor input = line_pixel_ > 0 ? in_lines(planes) : planes.contiguous(last).to(type_);
   const std::int64_t outputs = parts_.front().kernel.output_pixel;
   const std::int64_t height = output_size(0, planes.size(2));
   const std::int64_t width = output_size(1, planes.size(3));
@@ -266,16 +275,36 @@ at::Tensor PackedConvolution::run_own(const at::Tensor& given, const at::Tensor&
   return later ? activate(at::add(result, added), activation) : result;
 }
 
-/// Channels last, with zeros on both sides of each line.
-at::Tensor PackedConvolution::padded(const at::Tensor& planes) const {
+/// Channels last, with zeros on both sides of each line, and for channels that are there to make
+/// their number even.
+at::Tensor PackedConvolution::in_lines(const at::Tensor& planes) const {
+  const at::Tensor numbers = planes.to(at::kFloat);
+  const std::int64_t height = planes.size(2);
   const std::int64_t width = planes.size(3);
-  const std::int64_t side = line_padding_;
+  const std::int64_t side = padding_[1];
   at::Tensor image =
-      at::empty({planes.size(0), planes.size(1), planes.size(2), width + 2 * side},
+      at::empty({planes.size(0), line_pixel_, height, width + 2 * side},
                 planes.options().dtype(type_).memory_format(at::MemoryFormat::ChannelsLast));
   image.narrow(3, 0, side).zero_();
-  image.narrow(3, side, width).copy_(planes);
   image.narrow(3, side + width, side).zero_();
+  InterleaveKernel line{};
+  line.width = width;
+  line.channels = planes.size(1);
+  line.input_channel = numbers.stride(1);
+  line.input_x = numbers.stride(3);
+  line.output_pixel = line_pixel_;
+  const float* const input = numbers.const_data_ptr<float>();
+  const Numbers<void> output(image.mutable_data_ptr(), is_bfloat16(image));
+  share(planes.size(0) * height, 1, width * line_pixel_,
+        [&](std::int64_t begin, std::int64_t end, std::int64_t, std::int64_t) {
+          InterleaveKernel part = line;
+          for (std::int64_t row = begin; row < end; ++row) {
+            part.input =
+                input + row / height * numbers.stride(0) + row % height * numbers.stride(2);
+            part.output = output.from((row * (width + 2 * side) + side) * line_pixel_);
+            run(part);
+          }
+        });
   return image;
 }
 

@@ -35,7 +35,7 @@ class PackedConvolution {
   /// outputs or more; transposed without groups.
   static bool takes(const ConvolutionParameters& parameters);
 
-  /// Whether it can: the channels of a group are even in number.
+  /// Whether it can: the channels of a group are even in number, or few.
   static bool multiplies_bfloat16(const ConvolutionParameters& parameters);
 
   PackedConvolution(ConvolutionParameters parameters, const ConvolutionPrecision& precision);
@@ -66,7 +66,7 @@ class PackedConvolution {
   at::Tensor run_own(const at::Tensor& given, const at::Tensor& added, Activation activation) const;
   at::Tensor run_torchs(const at::Tensor& given, const at::Tensor& added,
                         Activation activation) const;
-  at::Tensor padded(const at::Tensor& planes) const;
+  at::Tensor in_lines(const at::Tensor& planes) const;
 
   void pack_groups(const at::Tensor& planes);
   void pack_phases(const at::Tensor& planes);
@@ -78,9 +78,9 @@ class PackedConvolution {
   std::vector<Part> parts_;
   at::Tensor zeros_;                    // as many as a kernel reads at a place
   c10::ScalarType type_ = c10::kFloat;  // of what is multiplied
-  // With few channels a line of the kernel is multiplied at a time, over an image that has this
-  // padding in x.
-  std::int64_t line_padding_ = 0;
+  // With few channels a line of the kernel is multiplied at a time, over an image that is padded in
+  // x and has as many channels as this. 0: no.
+  std::int64_t line_pixel_ = 0;
 };
 
 }  // namespace ts_infer
