@@ -284,6 +284,30 @@ def test_what_needs_torchs_layout_gets_it(save_model: SaveModel) -> None:
     check_all(model, module, x, 3)
 
 
+class Scaled(nn.Module):
+    """Computes with numbers beside the tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(2, 8, 3)
+
+    def forward(self, x: Tensor, rate: int) -> Tensor:
+        if rate % 2 == 0:
+            rate = rate * 3 - 1
+        return self.conv(x) * (rate / 4 + 0.5)
+
+
+def test_sums_of_numbers_stay_numbers(save_model: SaveModel) -> None:
+    torch.manual_seed(0)
+    module = Scaled()
+    model = runtime.load(save_model(module))
+    assert uses_own_kernels(model, "1 convolution")
+    x = torch.randn(1, 2, 9)
+    for rate in (3, 8):
+        with torch.inference_mode():
+            torch.testing.assert_close(model(x, rate), module(x, rate))
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_propagates_nan_and_infinity(value: float, save_model: SaveModel) -> None:
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""LSTMs, linears and attention run by own kernels, and give what eager gives."""
+"""LSTMs, GRUs, linears and attention run by own kernels, and give what eager gives."""
 
 from __future__ import annotations
 
@@ -45,6 +45,42 @@ class Recurrent(nn.Module):
         )
 
 
+class Gated(nn.Module):
+    """A GRU that takes and returns its state."""
+
+    def __init__(self, *, hidden: int = HIDDEN, **options: bool | int) -> None:
+        super().__init__()
+        self.gru = nn.GRU(INPUTS, hidden, **options)
+
+    def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        y, h_n = self.gru(x, h)
+        return y, h_n
+
+    def inputs(self, rows: int, steps: int) -> tuple[Tensor, Tensor]:
+        layers = self.gru.num_layers * (2 if self.gru.bidirectional else 1)
+        x = torch.randn(rows, steps, INPUTS)
+        return (
+            x if self.gru.batch_first else x.transpose(0, 1),
+            torch.randn(layers, rows, self.gru.hidden_size),
+        )
+
+
+class Cells(nn.Module):
+    """An LSTM's cell and a GRU's, several steps of each."""
+
+    def __init__(self, *, hidden: int = HIDDEN, bias: bool = True) -> None:
+        super().__init__()
+        self.lstm = nn.LSTMCell(INPUTS, hidden, bias=bias)
+        self.gru = nn.GRUCell(INPUTS, hidden, bias=bias)
+
+    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        g = h
+        for _ in range(3):
+            h, c = self.lstm(x, (h, c))
+            g = self.gru(x, g)
+        return h, c, g
+
+
 def load(module: Recurrent, folder: Path) -> runtime.Model:
     steps, rows = Dim("steps", min=1, max=40), Dim("rows", min=1, max=8)
     order = (rows, steps) if module.lstm.batch_first else (steps, rows)
@@ -85,6 +121,58 @@ def test_equals_eager_at_every_number_of_sequences_and_steps(
             with torch.inference_mode():
                 for ours, eager in zip(model(*inputs), module(*inputs), strict=True):
                     torch.testing.assert_close(ours, eager, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"batch_first": True},
+        {"bias": False},
+        {"num_layers": 2, "bidirectional": True, "batch_first": True},
+        {"hidden": 16},
+        {"hidden": 1},
+    ],
+    ids=lambda options: ", ".join(f"{key}={value}" for key, value in options.items()) or "plain",
+)
+def test_a_gru_equals_eager_at_every_number_of_sequences_and_steps(
+    options: dict[str, bool | int], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    module = Gated(**options)
+    model = load_plain(module, tmp_path)
+    assert uses_own_kernels(model, "1 GRU")
+    for rows in (1, 2, 3, 4, 5):
+        for steps in (1, 2, 13):
+            inputs = module.inputs(rows, steps)
+            with torch.inference_mode():
+                for ours, eager in zip(model(*inputs), module(*inputs), strict=True):
+                    torch.testing.assert_close(ours, eager, rtol=1e-5, atol=2e-6)
+    x, h = module.inputs(2, 4)
+    for value in (float("nan"), float("inf"), 1e30):
+        x[1, 0, 0] = value
+        with torch.inference_mode():
+            for ours, eager in zip(model(x, h), module(x, h), strict=True):
+                torch.testing.assert_close(ours, eager, rtol=1e-5, atol=2e-6, equal_nan=True)
+    with pytest.raises(ts_infer.ExecutionError, match="hidden"):
+        model(x, h[:, :1])
+
+
+@pytest.mark.parametrize("options", [{}, {"bias": False}, {"hidden": 32}], ids=str)
+def test_cells_equal_eager(options: dict[str, bool | int], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = Cells(**options)
+    model = load_plain(module, tmp_path)
+    assert uses_own_kernels(model, "3 GRU cells, 3 LSTM cells")
+    hidden = module.gru.hidden_size
+    for rows in (1, 3, 4, 5):
+        inputs = (torch.randn(rows, INPUTS), torch.randn(rows, hidden), torch.randn(rows, hidden))
+        for args in (inputs, tuple(each[0] for each in inputs)):  # without rows, too
+            with torch.inference_mode():
+                for ours, eager in zip(model(*args), module(*args), strict=True):
+                    torch.testing.assert_close(ours, eager, rtol=1e-5, atol=2e-6)
+    with pytest.raises(ts_infer.ExecutionError):
+        model(torch.randn(2, INPUTS + 1), torch.randn(2, hidden), torch.randn(2, hidden))
 
 
 def test_saturates_and_propagates_as_eager_does(tmp_path: Path) -> None:

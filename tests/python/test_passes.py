@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from conftest import RunBinary
 
-KERNELS = {"convolution": "1 conv", "lstm": "1 LSTM", "linear": "1 linear", "attention": "1 att"}
+KERNELS = {"convolution": "1 conv", "recurrent": "1 LSTM", "linear": "1 linear", "attention": "1 att"}
 
 
 class Everything(nn.Module):
@@ -92,8 +92,8 @@ def test_the_binary_takes_the_switch(
     everything: tuple[nn.Module, Path], ts_infer: RunBinary
 ) -> None:
     run = partial(ts_infer, "run", everything[1], "--shape", "x=2x3x7", "--json", "-")
-    document = json.loads(run("--disable-pass", "linear", "--disable-pass", "lstm").stdout)
-    assert document["options"]["disabled_passes"] == ["linear", "lstm"]
+    document = json.loads(run("--disable-pass", "linear", "--disable-pass", "recurrent").stdout)
+    assert document["options"]["disabled_passes"] == ["linear", "recurrent"]
     assert any("1 attention" in text for text in document["model"]["decisions"])
     assert not any("1 LSTM" in text for text in document["model"]["decisions"])
     assert run("--disable-pass", "x").returncode == 2

@@ -83,7 +83,7 @@ def test_sweep_measures_executors_passes_and_callers(sweep: RunBinary, linear_pa
             assert stage == "callers" or row["intra_op_threads"] == row["concurrency"] == 1
     if passes[0]["executor"] == "prepared":
         unused = {left["what"] for left in found["left_out"]}
-        assert {"no lstm", "no convolution", "no attention"} <= unused
+        assert {"no recurrent", "no convolution", "no attention"} <= unused
 
 
 def test_sweep_prints_a_table_and_the_winners(

@@ -262,7 +262,7 @@ TS_INFER_API std::vector<std::string> executors();
 /// "freeze": weights become constants of the code, without which the others find little to do;
 /// "optimize-for-inference": torch's own, on a graph with convolutions that the pass of that name
 /// leaves; "fold": constants folded, common subexpressions computed once; and, on the host, own
-/// kernels from packed weights for "convolution", "lstm", "linear", and "attention", which includes
+/// kernels from packed weights for "convolution", "recurrent", "linear", and "attention", which includes
 /// the layers of transformers' encoders.
 TS_INFER_API std::vector<std::string> passes();
 

@@ -225,11 +225,14 @@ void lay_out(torch::jit::Block* block, const torch::jit::AliasDb& aliases) {
   std::unordered_set<torch::jit::Value*> together;
   for (Node* node : block->nodes()) {
     for (torch::jit::Block* inner : node->blocks()) lay_out(inner, aliases);
+    const auto is_together = [&](torch::jit::Value* input) { return together.count(input) > 0; };
     const bool all = std::all_of(
         node->inputs().begin(), node->inputs().end(),
-        [&](torch::jit::Value* input) { return !holds_tensors(input) || together.count(input); });
+        [&](torch::jit::Value* input) { return !holds_tensors(input) || is_together(input); });
+    // Sums of plain numbers have no tensor among their inputs.
+    const bool any = std::any_of(node->inputs().begin(), node->inputs().end(), is_together);
     if (node->kind() == kConvolution ||
-        ((keeps_channels_last(node) || lists_for_cat(node, aliases)) && all &&
+        ((keeps_channels_last(node) || lists_for_cat(node, aliases)) && all && any &&
          !aliases.hasWriters(node))) {
       together.insert(node->output());
     }

@@ -32,8 +32,6 @@ struct Vector {
 template <int Lanes>
 using Floats = typename Vector<Lanes>::Floats;
 
-constexpr std::int64_t kGates = 4;
-
 // Vectors are handed over by reference: how they are returned depends on the processor.
 
 template <typename V, typename Number>
@@ -156,10 +154,11 @@ TS_INFER_INLINE void activate(Activation activation, typename Vector<Lanes>::Flo
 }
 
 /// One step of `Rows` sequences and of as many units, from `unit`, as a vector has lanes.
-template <int Lanes, int Rows>
-TS_INFER_INLINE void step(const LstmKernel& s, std::int64_t unit, const float* gates,
+template <int Lanes, int Rows, Cell kCell>
+TS_INFER_INLINE void step(const RecurrentKernel& s, std::int64_t unit, const float* gates,
                           const float* before, std::int64_t before_row, float* after) {
   using V = Floats<Lanes>;
+  constexpr std::int64_t kGates = gates_of(kCell);
   constexpr std::int64_t kWidth = kGates * kBlock;
   const std::int64_t block = unit / kBlock;
   const std::int64_t lane = unit % kBlock;
@@ -167,6 +166,13 @@ TS_INFER_INLINE void step(const LstmKernel& s, std::int64_t unit, const float* g
   for (int r = 0; r < Rows; ++r) {
     for (int g = 0; g < kGates; ++g) {
       load(gates + r * s.gates_row + block * kWidth + g * kBlock + lane, sum[r][g]);
+    }
+  }
+  V added[Rows];  // of a GRU: what the input adds to the new gate
+  if constexpr (kCell == Cell::kGru) {
+    for (int r = 0; r < Rows; ++r) {
+      added[r] = sum[r][2];
+      load(s.new_bias + unit, sum[r][2]);
     }
   }
   const float* weights = s.weights + block * s.hidden * kWidth + lane;
@@ -180,30 +186,41 @@ TS_INFER_INLINE void step(const LstmKernel& s, std::int64_t unit, const float* g
   }
   const std::int64_t units = std::min<std::int64_t>(Lanes, s.hidden - unit);
   for (int r = 0; r < Rows; ++r) {
-    float* cells = s.cells + (r * blocks_of(s.hidden) + block) * kBlock + lane;
-    V c;
-    load(cells, c);
-    sigmoid<Lanes>(sum[r][0]);
-    sigmoid<Lanes>(sum[r][1]);
-    hyperbolic_tangent<Lanes>(sum[r][2]);
-    sigmoid<Lanes>(sum[r][3]);
-    c = sum[r][1] * c + sum[r][0] * sum[r][2];
-    store(c, cells);
-    hyperbolic_tangent<Lanes>(c);
-    c *= sum[r][3];
-    store(c, units, after + r * s.output_row + unit);
+    V h;
+    if constexpr (kCell == Cell::kLstm) {
+      float* cells = s.cells + (r * blocks_of(s.hidden) + block) * kBlock + lane;
+      V c;
+      load(cells, c);
+      sigmoid<Lanes>(sum[r][0]);
+      sigmoid<Lanes>(sum[r][1]);
+      hyperbolic_tangent<Lanes>(sum[r][2]);
+      sigmoid<Lanes>(sum[r][3]);
+      c = sum[r][1] * c + sum[r][0] * sum[r][2];
+      store(c, cells);
+      h = c;
+      hyperbolic_tangent<Lanes>(h);
+      h *= sum[r][3];
+    } else {
+      load(before + r * before_row + unit, units, h);
+      sigmoid<Lanes>(sum[r][0]);
+      sigmoid<Lanes>(sum[r][1]);
+      V fresh = added[r] + sum[r][0] * sum[r][2];
+      hyperbolic_tangent<Lanes>(fresh);
+      h = (h - fresh) * sum[r][1] + fresh;
+    }
+    store(h, units, after + r * s.output_row + unit);
   }
 }
 
-template <int Lanes, int Rows>
-TS_INFER_INLINE void run_rows(const LstmKernel& s) {
+template <int Lanes, int Rows, Cell kCell>
+TS_INFER_INLINE void run_rows(const RecurrentKernel& s) {
   const float* before = s.first_output;
   std::int64_t before_row = s.hidden;
   for (std::int64_t i = 0; i < s.steps; ++i) {
     const std::int64_t t = s.reverse ? s.steps - 1 - i : i;
     float* after = s.output + t * s.output_step;
     for (std::int64_t unit = 0; unit < s.hidden; unit += Lanes) {
-      step<Lanes, Rows>(s, unit, s.gates + t * s.gates_step, before, before_row, after);
+      step<Lanes, Rows, kCell>(s, unit, s.gates + t * s.gates_step, before, before_row, after);
     }
     before = after;
     before_row = s.output_row;
@@ -667,19 +684,25 @@ TS_INFER_INLINE void run_any(const AttentionKernel& a) {
   }
 }
 
-template <int Lanes>
-TS_INFER_INLINE void run_any(const LstmKernel& lstm) {
+template <int Lanes, Cell kCell>
+TS_INFER_INLINE void run_cells(const RecurrentKernel& recurrent) {
   static_assert(kRowsAtOnce == 4);
-  switch (lstm.rows) {
+  switch (recurrent.rows) {
     case 1:
-      return run_rows<Lanes, 1>(lstm);
+      return run_rows<Lanes, 1, kCell>(recurrent);
     case 2:
-      return run_rows<Lanes, 2>(lstm);
+      return run_rows<Lanes, 2, kCell>(recurrent);
     case 3:
-      return run_rows<Lanes, 3>(lstm);
+      return run_rows<Lanes, 3, kCell>(recurrent);
     default:
-      return run_rows<Lanes, 4>(lstm);
+      return run_rows<Lanes, 4, kCell>(recurrent);
   }
+}
+
+template <int Lanes>
+TS_INFER_INLINE void run_any(const RecurrentKernel& recurrent) {
+  if (recurrent.cell == Cell::kLstm) return run_cells<Lanes, Cell::kLstm>(recurrent);
+  run_cells<Lanes, Cell::kGru>(recurrent);
 }
 
 enum class Processor { kAny, kAvx2, kAvx512, kAvx512Bf16 };
@@ -701,7 +724,7 @@ Processor processor() {
 TS_INFER_AVX512 void run_avx512(const LinearKernel& linear) { run_any<16, 4>(linear); }
 TS_INFER_AVX512 void run_avx512(const Pixels& pixels) { run_any<16, 4>(pixels); }
 TS_INFER_AVX512 void run_avx512(const AttentionKernel& attention) { run_any<16, 4>(attention); }
-TS_INFER_AVX512 void run_avx512(const LstmKernel& lstm) { run_any<16>(lstm); }
+TS_INFER_AVX512 void run_avx512(const RecurrentKernel& recurrent) { run_any<16>(recurrent); }
 TS_INFER_AVX512 void run_avx512(const InterleaveKernel& line) { run_any<16>(line); }
 #if TS_INFER_PROCESSORS
 TS_INFER_AVX512BF16 void run_bfloat16(const LinearKernel& linear) { run_any<16, 4, true>(linear); }
@@ -710,12 +733,12 @@ TS_INFER_AVX512BF16 void run_bfloat16(const Pixels& pixels) { run_any<16, 4, tru
 TS_INFER_AVX2 void run_avx2(const LinearKernel& linear) { run_any<8, 2>(linear); }
 TS_INFER_AVX2 void run_avx2(const Pixels& pixels) { run_any<8, 2>(pixels); }
 TS_INFER_AVX2 void run_avx2(const AttentionKernel& attention) { run_any<8, 2>(attention); }
-TS_INFER_AVX2 void run_avx2(const LstmKernel& lstm) { run_any<8>(lstm); }
+TS_INFER_AVX2 void run_avx2(const RecurrentKernel& recurrent) { run_any<8>(recurrent); }
 TS_INFER_AVX2 void run_avx2(const InterleaveKernel& line) { run_any<8>(line); }
 void run_here(const LinearKernel& linear) { run_any<4, 2>(linear); }
 void run_here(const Pixels& pixels) { run_any<4, 2>(pixels); }
 void run_here(const AttentionKernel& attention) { run_any<4, 2>(attention); }
-void run_here(const LstmKernel& lstm) { run_any<4>(lstm); }
+void run_here(const RecurrentKernel& recurrent) { run_any<4>(recurrent); }
 void run_here(const InterleaveKernel& line) { run_any<4>(line); }
 
 template <typename Kernel>
@@ -759,7 +782,7 @@ std::int64_t scratch_size(const AttentionKernel& a) {
 
 void run(const AttentionKernel& attention) { choose(attention); }
 
-void run(const LstmKernel& lstm) { choose(lstm); }
+void run(const RecurrentKernel& recurrent) { choose(recurrent); }
 
 void run(const InterleaveKernel& line) { choose(line); }
 

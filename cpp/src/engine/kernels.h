@@ -132,27 +132,34 @@ struct AttentionKernel {
 std::int64_t scratch_size(const AttentionKernel& attention);
 void run(const AttentionKernel& attention);
 
-/// One direction of one layer of an LSTM, over whole sequences. The order of the gates is input,
-/// forget, cell, output.
+enum class Cell : std::int64_t { kLstm, kGru };
+
+constexpr std::int64_t gates_of(Cell cell) { return cell == Cell::kLstm ? 4 : 3; }
+
+/// One direction of one layer of an LSTM or a GRU, over whole sequences. The order of the gates is
+/// input, forget, cell, output, or reset, update, new.
 ///
-/// i, f, o = sigmoid(gates + W h); g = tanh(gates + W h); c = f c + i g; h = o tanh(c), where
+/// LSTM: i, f, o = sigmoid(gates + W h); g = tanh(gates + W h); c = f c + i g; h = o tanh(c).
+/// GRU: r, z = sigmoid(gates + W h); n = tanh(gates + r (W h + bias)); h = (1 - z) n + z h.
 /// tanh and sigmoid differ from the exact ones by no more than 2e-7.
-struct LstmKernel {
+struct RecurrentKernel {
+  Cell cell;
   std::int64_t rows;   // sequences, 1 to kRowsAtOnce
   std::int64_t steps;  // of each
   std::int64_t hidden;
   bool reverse;  // from the last step to the first
 
-  const float* weights;  // of the hidden state: [block][hidden][gate][kBlock]
-  const float* gates;    // what the input adds, biases included: [block][gate][kBlock]
+  const float* weights;   // of the hidden state: [block][hidden][gate][kBlock]
+  const float* gates;     // what the input adds, biases included: [block][gate][kBlock]
+  const float* new_bias;  // of a GRU: [block][kBlock]
   std::int64_t gates_row, gates_step;
 
   const float* first_output;  // h_0: [row][hidden]
-  float* cells;               // c_0, at the end c_n: [row][block][kBlock]
+  float* cells;               // of an LSTM: c_0, at the end c_n: [row][block][kBlock]
   float* output;              // h_t: [hidden]
   std::int64_t output_row, output_step;
 };
 
-void run(const LstmKernel& lstm);
+void run(const RecurrentKernel& recurrent);
 
 }  // namespace ts_infer

@@ -9,7 +9,8 @@
 namespace ts_infer {
 
 std::vector<std::string> passes() {
-  return {"freeze", "optimize-for-inference", "fold", "convolution", "lstm", "linear", "attention"};
+  return {"freeze",   "optimize-for-inference", "fold", "convolution", "recurrent", "linear",
+          "attention"};
 }
 
 PassSelection::PassSelection(const LoadOptions& options) {

@@ -12,14 +12,16 @@
 #include <torch/csrc/jit/passes/peephole.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
 
+#include <map>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "engine/attention.h"
 #include "engine/convolution.h"
 #include "engine/linear.h"
-#include "engine/lstm.h"
 #include "engine/precision.h"
+#include "engine/recurrent.h"
 #include "engine/transformer.h"
 
 namespace ts_infer {
@@ -32,15 +34,15 @@ void use_own_kernels(std::shared_ptr<torch::jit::Graph>& graph, const Preparatio
   if (passes.runs("attention")) expand_encoder_layers(graph);
   const bool packs = passes.runs("convolution") && packs_all_convolutions(*graph);
   const int convolutions = packs ? pack_convolutions(graph, bfloat16) : 0;
-  const int lstms = passes.runs("lstm") ? pack_lstms(graph) : 0;
+  std::map<std::string, int> recurrent;
+  if (passes.runs("recurrent")) recurrent = pack_recurrent(graph);
   const int linears = passes.runs("linear") ? pack_linears(graph, bfloat16) : 0;
   const int attentions = passes.runs("attention") ? replace_attention(graph) : 0;
-  const std::pair<int, const char*> replaced[] = {{convolutions, "convolution"},
-                                                  {lstms, "LSTM"},
-                                                  {linears, "linear"},
-                                                  {attentions, "attention"}};
+  std::vector<std::pair<std::string, int>> replaced = {{"convolution", convolutions}};
+  replaced.insert(replaced.end(), recurrent.begin(), recurrent.end());
+  replaced.insert(replaced.end(), {{"linear", linears}, {"attention", attentions}});
   std::string text;
-  for (const auto& [count, what] : replaced) {
+  for (const auto& [what, count] : replaced) {
     if (count == 0) continue;
     text += c10::str(text.empty() ? "" : ", ", count, " ", what, count == 1 ? "" : "s");
   }
