@@ -23,6 +23,8 @@ struct ModelArguments {
   bool no_reuse_memory = false;
   bool no_map_weights = false;
   bool graphs = false;
+  std::vector<std::string> limits;  // NAME=N
+  std::vector<std::string> allow_operators;
   std::vector<std::string> libraries;
   std::string json;  // "": none, "-": stdout
 };
@@ -61,6 +63,7 @@ struct VerifyArguments {
 
 struct InspectArguments {
   std::string model;
+  std::vector<std::string> limits;
   bool code = false;
   std::string json;
 };
@@ -82,6 +85,9 @@ void coldstart(const ColdStartArguments& arguments);
 void verify(const VerifyArguments& arguments);
 void inspect(const InspectArguments& arguments);
 void env(const EnvArguments& arguments);
+
+/// Of "members=200000" and so on. @throws std::invalid_argument
+ArchiveLimits archive_limits(const std::vector<std::string>& texts);
 
 /// Options as run, bench and verify load with; warnings go to stderr.
 LoadOptions load_options(const ModelArguments& arguments);

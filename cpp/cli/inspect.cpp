@@ -74,7 +74,12 @@ void print(const ArchiveInfo& info) {
             << "weights     " << bytes_text(info.weight_bytes) << '\n'
             << "devices     " << (info.devices.empty() ? "none named" : join(info.devices, ", "))
             << '\n'
-            << "methods     " << join(info.methods, ", ") << '\n';
+            << "methods     " << join(info.methods, ", ") << '\n'
+            << "restricted  "
+            << (info.restricted_operators.empty()
+                    ? "no operator that load refuses"
+                    : join(info.restricted_operators, ", ") + ", which load refuses unless allowed")
+            << '\n';
   print_provenance(info);
   if (info.signature) {
     std::cout << '\n' << info.signature->to_string();
@@ -125,6 +130,7 @@ Json to_json(const ArchiveInfo& info, bool has_code) {
       {"golden_calls", info.golden_calls},
       {"methods", info.methods},
       {"operators", info.operators},
+      {"restricted_operators", info.restricted_operators},
       {"devices", info.devices},
       {"weight_bytes", info.weight_bytes},
       {"members", info.members},
@@ -136,7 +142,7 @@ Json to_json(const ArchiveInfo& info, bool has_code) {
 }  // namespace
 
 void inspect(const InspectArguments& arguments) {
-  const ArchiveInfo info = read_model_info(arguments.model);
+  const ArchiveInfo info = read_model_info(arguments.model, archive_limits(arguments.limits));
   if (prints_text(arguments.json)) {
     print(info);
     if (arguments.code) {

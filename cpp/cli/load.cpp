@@ -1,9 +1,35 @@
+#include <algorithm>
+#include <charconv>
 #include <iostream>
+#include <map>
 #include <memory>
+#include <stdexcept>
 
 #include "commands.h"
 
 namespace ts_infer::cli {
+
+ArchiveLimits archive_limits(const std::vector<std::string>& texts) {
+  ArchiveLimits limits;
+  const std::map<std::string, std::uint64_t*> fields = {{"file_bytes", &limits.file_bytes},
+                                                        {"members", &limits.members},
+                                                        {"unpacked_bytes", &limits.unpacked_bytes},
+                                                        {"nesting", &limits.nesting}};
+  for (const std::string& text : texts) {
+    const std::size_t equals = std::min(text.find('='), text.size());
+    const auto field = fields.find(text.substr(0, equals));
+    const char* const end = text.data() + text.size();
+    std::uint64_t value = 0;
+    const auto [last, error] =
+        std::from_chars(std::min(text.data() + equals + 1, end), end, value);
+    if (field == fields.end() || error != std::errc() || last != end) {
+      throw std::invalid_argument(
+          "expected file_bytes=N, members=N, unpacked_bytes=N or nesting=N, got " + text);
+    }
+    *field->second = value;
+  }
+  return limits;
+}
 
 LoadOptions load_options(const ModelArguments& arguments) {
   LoadOptions options;
@@ -18,6 +44,8 @@ LoadOptions load_options(const ModelArguments& arguments) {
   options.reuse_memory = !arguments.no_reuse_memory;
   options.map_weights = !arguments.no_map_weights;
   options.graphs = arguments.graphs;
+  options.limits = archive_limits(arguments.limits);
+  options.allow_operators = arguments.allow_operators;
   options.libraries = arguments.libraries;
   options.on_log = [](LogLevel level, const std::string& message) {
     if (level == LogLevel::kWarning || level == LogLevel::kError) {
@@ -84,6 +112,12 @@ std::vector<Setting> settings(const ModelArguments& arguments) {
   toggle("--no-reuse-memory", "reuse_memory = false", arguments.no_reuse_memory);
   toggle("--no-map-weights", "map_weights = false", arguments.no_map_weights);
   toggle("--graphs", "graphs = true", arguments.graphs);
+  for (const std::string& limit : arguments.limits) {
+    const std::size_t equals = limit.find('=');
+    all.push_back({{"--limit", limit},
+                   "limits." + limit.substr(0, equals) + " = " + limit.substr(equals + 1)});
+  }
+  list("--allow-operator", "allow_operators", arguments.allow_operators);
   list("--library", "libraries", arguments.libraries);
   return all;
 }
@@ -100,6 +134,8 @@ Json options_json(const ModelArguments& arguments) {
           {"reuse_memory", !arguments.no_reuse_memory},
           {"map_weights", !arguments.no_map_weights},
           {"graphs", arguments.graphs},
+          {"limits", arguments.limits},
+          {"allow_operators", arguments.allow_operators},
           {"libraries", arguments.libraries}};
 }
 

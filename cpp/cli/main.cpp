@@ -76,6 +76,15 @@ std::string check_sha256(const std::string& text) {
   return "expected 64 hexadecimal digits, got '" + text + "'";
 }
 
+std::string check_limit(const std::string& text) {
+  try {
+    archive_limits({text});
+    return "";
+  } catch (const std::invalid_argument& error) {
+    return error.what();
+  }
+}
+
 class CommandLine {
  public:
   CommandLine() {
@@ -163,6 +172,15 @@ class CommandLine {
         ->type_name("N");
   }
 
+  static void add_limits(CLI::App& command, std::vector<std::string>& limits) {
+    command
+        .add_option("--limit", limits,
+                    "Of the file: file_bytes, members, unpacked_bytes or nesting (of its code)")
+        ->type_name("NAME=N")
+        ->check(check_limit)
+        ->allow_extra_args(false);
+  }
+
   static void add_model(CLI::App& command, ModelArguments& model) {
     command.add_option("MODEL", model.model, "A TorchScript archive")->required()->type_name("");
     command.add_option("--device", model.device, "auto, cpu, cuda, cuda:1, xpu, …")
@@ -195,6 +213,15 @@ class CommandLine {
                      "Copy the weights instead of using them where the file is mapped");
     command.add_flag("--graphs", model.graphs,
                      "On an accelerator, record a call at each size of the warm-up and replay it");
+    add_limits(command, model.limits);
+    command
+        .add_option("--allow-operator", model.allow_operators,
+                    "Let the model use an operator that reads or writes files, or talks to other "
+                    "processes: " +
+                        join(restricted_operators(), ", "))
+        ->check(CLI::IsMember(restricted_operators()).description(""))
+        ->type_name("OPERATOR")
+        ->allow_extra_args(false);
     command
         .add_option("--library", model.libraries,
                     "A shared library that registers operators or classes of the model's own")
@@ -312,6 +339,7 @@ class CommandLine {
     CLI::App& command =
         *app_.add_subcommand("inspect", "Say what is in a file; runs nothing of it");
     command.add_option("MODEL", inspect_.model, "A TorchScript archive")->required()->type_name("");
+    add_limits(command, inspect_.limits);
     command.add_flag("--code", inspect_.code, "Print the TorchScript of each method");
     add_json(command, inspect_.json);
     command.callback([this] { command_ = [this] { inspect(inspect_); }; });

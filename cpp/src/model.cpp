@@ -331,6 +331,7 @@ std::unique_ptr<Model::Impl> Model::Impl::load(const std::shared_ptr<const Archi
   info.load_steps = archive->steps();
   const std::string where = "[load] " + archive->subject();
   archive->require_intact();
+  archive->require_operators(options.allow_operators);
   const bool own_device = archive->compiled() && options.device == "auto";
   impl->device = resolve_device<ModelLoadError>(
       where + ':', own_device ? archive->compiled()->device : options.device);
@@ -793,11 +794,11 @@ Model& Model::operator=(Model&&) noexcept = default;
 Model::~Model() = default;
 
 Model Model::load(const std::string& path, const LoadOptions& options) {
-  return ModelAccess::load(Archive::open(path), options);
+  return ModelAccess::load(Archive::open(path, options.limits), options);
 }
 
 Model Model::load(const void* data, std::size_t size, const LoadOptions& options) {
-  return ModelAccess::load(Archive::over({static_cast<const char*>(data), size}), options);
+  return ModelAccess::load(Archive::over({static_cast<const char*>(data), size}, options.limits), options);
 }
 
 std::vector<Tensor> Model::forward(const std::vector<Tensor>& inputs, const RunOptions& options) {

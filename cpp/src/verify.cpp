@@ -156,6 +156,7 @@ VerifyReport verify(const std::shared_ptr<const Archive>& archive, const LoadOpt
                     std::string expected_sha256) {
   const std::string where = "[verify] " + archive->subject() + ": ";
   archive->require_intact();
+  archive->require_operators(options.allow_operators);
   VerifyReport report;
   report.file_bytes = archive->info().file_bytes;
   report.members = archive->info().members;
@@ -216,12 +217,12 @@ bool VerifyReport::ok() const {
 
 VerifyReport verify(const std::string& path, const LoadOptions& options,
                     const std::string& sha256) {
-  return verify(Archive::open(path), options, sha256);
+  return verify(Archive::open(path, options.limits), options, sha256);
 }
 
 VerifyReport verify(const void* data, std::size_t size, const LoadOptions& options,
                     const std::string& sha256) {
-  return verify(Archive::over({static_cast<const char*>(data), size}), options, sha256);
+  return verify(Archive::over({static_cast<const char*>(data), size}, options.limits), options, sha256);
 }
 
 }  // namespace ts_infer

@@ -97,16 +97,16 @@ Model load_bytes(const Contents& data, const LoadOptions& options) {
   return Model::load(bytes.data(), bytes.size(), options);
 }
 
-ArchiveInfo read_file(const py::bytes& path) {
+ArchiveInfo read_file(const py::bytes& path, const ArchiveLimits& limits) {
   const std::string native_path = path;
   const GilRelease release;
-  return read_model_info(native_path);
+  return read_model_info(native_path, limits);
 }
 
-ArchiveInfo read_bytes(const Contents& data) {
+ArchiveInfo read_bytes(const Contents& data, const ArchiveLimits& limits) {
   const Bytes bytes(data);
   const GilRelease release;
-  return read_model_info(bytes.data(), bytes.size());
+  return read_model_info(bytes.data(), bytes.size(), limits);
 }
 
 Any forward(Model& self, const py::Args<Any>& args, const py::KWArgs<Any>& kwargs) {
@@ -141,6 +141,28 @@ Example:
 }  // namespace
 
 void bind_model(py::module_& module) {
+  py::class_<ArchiveLimits>(module, "ArchiveLimits",
+                            "What a file may ask for before ``load`` refuses it.\n\n"
+                            "``file_bytes``; ``members``, files in the archive; "
+                            "``unpacked_bytes`` of its\ncompressed members, together; "
+                            "``nesting`` of blocks, brackets and operators in its code.\n")
+      .def(py::init([](std::uint64_t file_bytes, std::uint64_t members,
+                       std::uint64_t unpacked_bytes, std::uint64_t nesting) {
+             return ArchiveLimits{file_bytes, members, unpacked_bytes, nesting};
+           }),
+           py::kw_only(), py::arg("file_bytes") = ArchiveLimits().file_bytes,
+           py::arg("members") = ArchiveLimits().members,
+           py::arg("unpacked_bytes") = ArchiveLimits().unpacked_bytes,
+           py::arg("nesting") = ArchiveLimits().nesting)
+      .def_readonly("file_bytes", &ArchiveLimits::file_bytes)
+      .def_readonly("members", &ArchiveLimits::members)
+      .def_readonly("unpacked_bytes", &ArchiveLimits::unpacked_bytes)
+      .def_readonly("nesting", &ArchiveLimits::nesting)
+      .def("__repr__", [](const ArchiveLimits& self) {
+        return py::str("ArchiveLimits(file_bytes={}, members={}, unpacked_bytes={}, nesting={})")
+            .format(self.file_bytes, self.members, self.unpacked_bytes, self.nesting);
+      });
+
   py::class_<LoadOptions>(module, "LoadOptions", "Arguments of ts_infer.runtime.load.")
       .def(py::init<>())
       .def_readwrite("device", &LoadOptions::device)
@@ -155,6 +177,8 @@ void bind_model(py::module_& module) {
       .def_readwrite("reuse_memory", &LoadOptions::reuse_memory)
       .def_readwrite("map_weights", &LoadOptions::map_weights)
       .def_readwrite("graphs", &LoadOptions::graphs)
+      .def_readwrite("limits", &LoadOptions::limits)
+      .def_readwrite("allow_operators", &LoadOptions::allow_operators)
       .def_readwrite("name", &LoadOptions::name)
       .def("set_libraries", &set_libraries, py::arg("paths"))
       .def("set_on_timing", &set_on_timing, py::arg("function"))
@@ -252,6 +276,8 @@ output.)")
       .def_readonly("golden_calls", &ArchiveInfo::golden_calls,
                     "Calls that ``ts_infer.runtime.verify`` makes; 0: no golden sample.")
       .def_readonly("methods", &ArchiveInfo::methods)
+      .def_readonly("restricted_operators", &ArchiveInfo::restricted_operators,
+                    "That ``load`` refuses unless they are allowed.")
       .def_readonly("operators", &ArchiveInfo::operators,
                     "Such as \"torch.conv2d\" and \"ops.mine.op\", sorted.")
       .def_readonly("devices", &ArchiveInfo::devices, "Named in the code or the constants, sorted.")
@@ -309,9 +335,12 @@ Raises:
 
   module.def("load_file", &load_file, py::arg("path"), py::arg("options"));
   module.def("load_bytes", &load_bytes, py::arg("data"), py::arg("options"));
-  module.def("read_file", &read_file, py::arg("path"));
-  module.def("read_bytes", &read_bytes, py::arg("data"));
+  module.def("read_file", &read_file, py::arg("path"), py::arg("limits"));
+  module.def("read_bytes", &read_bytes, py::arg("data"), py::arg("limits"));
   module.def("executors", &executors, "Values of ``executor`` of ``ts_infer.runtime.load``.");
+  module.def("restricted_operators", &restricted_operators,
+             "Operators that reach beyond the model, which ``ts_infer.runtime.load`` refuses.\n\n"
+             "A name that ends in ``::`` is a namespace of them.\n");
   module.def("passes", &passes, "Values of ``disabled_passes`` of ``ts_infer.runtime.load``.");
   module.def("available_devices", &available_devices, py::call_guard<GilRelease>(),
              "The devices that this process can use: \"cpu\", \"cuda:0\", ...");

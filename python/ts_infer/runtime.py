@@ -18,6 +18,7 @@ from ts_infer._loader import _C  # first: it says why the extension does not loa
 # isort: split
 from ts_infer._C import (
     ArchiveInfo,
+    ArchiveLimits,
     Audit,
     AuditProbe,
     Dim,
@@ -35,6 +36,7 @@ from ts_infer._C import (
     available_devices,
     executors,
     passes,
+    restricted_operators,
 )
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ArchiveInfo",
+    "ArchiveLimits",
     "Audit",
     "AuditProbe",
     "Dim",
@@ -61,6 +64,7 @@ __all__ = [
     "load",
     "passes",
     "read_model_info",
+    "restricted_operators",
     "verify",
 ]
 
@@ -75,6 +79,7 @@ class BinaryFile(Protocol):
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 _T = TypeVar("_T")
+_LIMITS = ArchiveLimits()
 Path: TypeAlias = str | os.PathLike[str] | os.PathLike[bytes]
 
 
@@ -93,6 +98,8 @@ def load(
     reuse_memory: bool = True,
     map_weights: bool = True,
     graphs: bool = False,
+    limits: ArchiveLimits = _LIMITS,
+    allow_operators: Iterable[str] = (),
     libraries: Iterable[Path] = (),
     name: str = "",
     on_timing: Callable[[Timing], object] | None = None,
@@ -135,6 +142,11 @@ def load(
             the model lives, do not overwrite or truncate the file in place: replace it by a rename.
         graphs: On an accelerator, record forward at each size of the warm-up and replay the
             recording where a call has just these sizes (CUDA graphs).
+        limits: Of the file: its size, its members, what they unpack to, and how deep its code
+            nests. One that asks for more is refused.
+        allow_operators: Names out of ``restricted_operators()`` that the model's code may use. The
+            others refuse it: they read or write files, or talk to other processes, in ``load``
+            already. This is no sandbox: load files of people you trust.
         libraries: Shared libraries that register operators and classes of the model's own; loaded
             before it, once, and never unloaded. ``read_model_info(source).libraries`` says which
             ones a model needs.
@@ -159,6 +171,8 @@ def load(
     options = _options(
         device, executor, optimize, disabled_passes, precision, intra_op_threads, libraries
     )
+    options.limits = limits
+    options.allow_operators = _several("allow_operators", allow_operators)
     options.warmup = warmup
     options.warmup_budget_s = warmup_budget_s
     options.warmup_shapes = [
@@ -174,12 +188,15 @@ def load(
     return _C.load_file(path, options) if data is None else _C.load_bytes(data, options)
 
 
-def read_model_info(source: Path | Buffer | BinaryFile) -> ArchiveInfo:
+def read_model_info(
+    source: Path | Buffer | BinaryFile, *, limits: ArchiveLimits = _LIMITS
+) -> ArchiveInfo:
     """Read what a model file says of itself, and check its integrity; none of it is run.
 
     Args:
         source: Path, contents (bytes are contents, never a path), or a file opened for reading
             bytes.
+        limits: As in ``load``.
 
     Returns:
         Name, signature, methods, operators, devices, sizes (bytes) and damaged members.
@@ -192,7 +209,7 @@ def read_model_info(source: Path | Buffer | BinaryFile) -> ArchiveInfo:
         ['torch.add', 'torch.linear']
     """
     path, data = _split(source)
-    return _C.read_file(path) if data is None else _C.read_bytes(data)
+    return _C.read_file(path, limits) if data is None else _C.read_bytes(data, limits)
 
 
 def verify(
@@ -205,6 +222,8 @@ def verify(
     precision: str = "fp32",
     intra_op_threads: int = 0,
     libraries: Iterable[Path] = (),
+    limits: ArchiveLimits = _LIMITS,
+    allow_operators: Iterable[str] = (),
     sha256: str = "",
 ) -> VerifyReport:
     """Check a file, and that it computes here what the module computed where it was exported.
@@ -216,13 +235,15 @@ def verify(
     Args:
         source: Path, contents (bytes are contents, never a path), or a file opened for reading
             bytes.
-        device: As in ``load``; so are the next six.
+        device: As in ``load``; so are the next eight.
         executor: See ``load``.
         optimize: See ``load``.
         disabled_passes: See ``load``.
         precision: See ``load``.
         intra_op_threads: See ``load``.
         libraries: See ``load``.
+        limits: See ``load``.
+        allow_operators: See ``load``.
         sha256: What the file's SHA-256 must be, hexadecimal. Empty: any. Nothing of another file
             is run.
 
@@ -240,6 +261,8 @@ def verify(
     options = _options(
         device, executor, optimize, disabled_passes, precision, intra_op_threads, libraries
     )
+    options.limits = limits
+    options.allow_operators = _several("allow_operators", allow_operators)
     options.set_on_log(_logger.log)
     path, data = _split(source)
     if data is None:

@@ -20,6 +20,20 @@ namespace ts_infer {
 /// Shapes of the inputs of a call, by name.
 using InputShapes = std::map<std::string, std::vector<std::int64_t>>;
 
+/// What a file may ask for before load() refuses it.
+struct ArchiveLimits {
+  std::uint64_t file_bytes = std::uint64_t{1} << 36;
+  std::uint64_t members = 100'000;                        // files in the archive
+  std::uint64_t unpacked_bytes = std::uint64_t{1} << 30;  // of its compressed members, together
+  /// How deep blocks, brackets and operators nest in its code: torch's parser calls itself for each,
+  /// and some thousands end the process.
+  std::uint64_t nesting = 1000;
+};
+
+/// Operators that reach beyond the model, which load() refuses: "aten::save"; a name that ends in
+/// "::" is a namespace of them.
+TS_INFER_API std::vector<std::string> restricted_operators();
+
 enum class LogLevel { kDebug, kInfo, kWarning, kError };
 
 /// How a model is loaded. Every field has a working default.
@@ -86,6 +100,13 @@ struct LoadOptions {
   /// than tensors) runs as without, and Model::info() says why. Replays of one model take turns on
   /// the device. Needs a warm-up. load() fails on a device that has no graphs.
   bool graphs = false;
+
+  ArchiveLimits limits;
+
+  /// Names out of restricted_operators() that the model's code may use. The others refuse it: they
+  /// read or write files, or talk to other processes, in load() already. This is no sandbox: give
+  /// load() files of people you trust.
+  std::vector<std::string> allow_operators;
 
   /// Shared libraries that register operators and classes of the model's own: loaded before it,
   /// once, and never unloaded. Two files that register the same namespace end the process, as
@@ -161,6 +182,7 @@ struct ArchiveInfo {
   std::size_t golden_calls = 0;          // that verify() makes; 0: no golden sample
   std::vector<std::string> methods;
   std::vector<std::string> operators;  // "torch.conv2d", "ops.mine.op", sorted
+  std::vector<std::string> restricted_operators;  // that load() refuses: "aten::save", sorted
   std::vector<std::string> devices;    // named in the code or the constants, sorted
   std::uint64_t weight_bytes = 0;
   std::size_t members = 0;                  // files in the archive
@@ -252,8 +274,10 @@ class TS_INFER_API Model {
 
 /// Reads what a file says of itself and checks every member's CRC-32; runs none of it.
 /// @throws ModelLoadError when it is no TorchScript archive.
-TS_INFER_API ArchiveInfo read_model_info(const std::string& path);
-TS_INFER_API ArchiveInfo read_model_info(const void* data, std::size_t size);
+TS_INFER_API ArchiveInfo read_model_info(const std::string& path,
+                                         const ArchiveLimits& limits = {});
+TS_INFER_API ArchiveInfo read_model_info(const void* data, std::size_t size,
+                                         const ArchiveLimits& limits = {});
 
 /// Values of LoadOptions::executor.
 TS_INFER_API std::vector<std::string> executors();

@@ -15,6 +15,8 @@
 #include <cstring>
 #include <filesystem>
 #include <functional>
+#include <limits>
+#include <set>
 #include <system_error>
 #include <thread>
 #include <tuple>
@@ -22,6 +24,7 @@
 #include "archive/code_scan.h"
 #include "archive/crc32.h"
 #include "archive/sha256.h"
+#include "archive/source_scan.h"
 #include "messages.h"
 
 namespace ts_infer {
@@ -187,6 +190,22 @@ std::vector<char> intact_weights(std::string_view archive, const std::vector<Zip
   return intact;
 }
 
+/// Whether torch looks for code there; it finds names in any case.
+bool is_code(const std::string& name) {
+  const std::string lower = lower_case(name);
+  return starts_with(lower, "code/") && lower.ends_with(".py");
+}
+
+std::uint64_t unpacked_bytes(const std::vector<ZipMember>& members) {
+  std::uint64_t total = 0;
+  for (const ZipMember& member : members) {
+    if (member.compression == 0) continue;
+    if (member.size > std::numeric_limits<std::uint64_t>::max() - total) return ~std::uint64_t{0};
+    total += member.size;
+  }
+  return total;
+}
+
 [[noreturn]] void no_torchscript(const std::string& subject, const std::string& what) {
   throw ModelLoadError("[load] " + subject + ": expected a TorchScript archive, got " + what);
 }
@@ -202,7 +221,7 @@ Archive::~Archive() {
   ::close(file_);
 }
 
-std::shared_ptr<const Archive> Archive::open(const std::string& path) {
+std::shared_ptr<const Archive> Archive::open(const std::string& path, const ArchiveLimits& limits) {
   const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (file < 0) {
     const std::string message = "[load] " + path + ": " + std::strerror(errno);
@@ -225,13 +244,13 @@ std::shared_ptr<const Archive> Archive::open(const std::string& path) {
   }
   std::shared_ptr<Archive> archive(
       new Archive(path, {static_cast<const char*>(mapped), size}, file));
-  archive->read();
+  archive->read(limits);
   return archive;
 }
 
-std::shared_ptr<const Archive> Archive::over(std::string_view bytes) {
+std::shared_ptr<const Archive> Archive::over(std::string_view bytes, const ArchiveLimits& limits) {
   std::shared_ptr<Archive> archive(new Archive("", bytes, -1));
-  archive->read();
+  archive->read(limits);
   return archive;
 }
 
@@ -258,7 +277,15 @@ std::shared_ptr<MappedWeights> Archive::map_weights() const {
   return MappedWeights::map(file_, bytes_.size(), records);
 }
 
-void Archive::read() {
+void Archive::require_limit(const char* limit, std::uint64_t got, std::uint64_t most,
+                            const std::string& place) const {
+  if (got <= most) return;
+  throw ModelLoadError(c10::str("[load] ", subject(), ": limits.", limit, ": expected at most ",
+                                most, ", got ", got, place,
+                                "; if you trust where the file comes from, raise it"));
+}
+
+void Archive::read(const ArchiveLimits& limits) {
   const auto start = std::chrono::steady_clock::now();
   const auto ms = [&] {
     const auto now = std::chrono::steady_clock::now();
@@ -266,61 +293,86 @@ void Archive::read() {
   };
   info_.path = path_;
   info_.file_bytes = bytes_.size();
+  const std::string where = "[load] " + subject() + ": ";
   if (!starts_with(bytes_, "PK")) no_torchscript(subject(), describe_non_zip(bytes_));
   try {
+    require_limit("file_bytes", bytes_.size(), limits.file_bytes);
     members_ = read_zip_directory(bytes_);
     // Every member lies in one folder, whose name is the archive's own.
     if (!members_.empty()) root_ = members_[0].name.substr(0, members_[0].name.find('/') + 1);
-    const auto has_folder = [&](const std::string& folder) {
+    const auto has = [&](const std::string& start) {
       return std::any_of(members_.begin(), members_.end(), [&](const ZipMember& member) {
-        return starts_with(member.name, root_ + folder);
+        return starts_with(lower_case(member.name), lower_case(root_ + start));
       });
     };
-    is_package_ = has_folder("data/aotinductor/");
-    if (!is_package_ && !has_folder("code/")) {
+    is_package_ = has("data/aotinductor/");
+    if (!is_package_ && !has("code/")) {
       no_torchscript(subject(), describe_other_zip(members_, root_));
+    }
+
+    if (has("model.json")) {
+      no_torchscript(subject(), "one of torch before 1.3; load it in Python and save it again");
     }
 
     info_.name = stem();
     info_.members = members_.size();
+    require_limit("members", members_.size(), limits.members);
+    require_limit("unpacked_bytes", unpacked_bytes(members_), limits.unpacked_bytes);
     steps_.push_back({"read", ms(), {}, {}});
-    PyTorchStreamReader unpacker(reader());
-    const std::vector<char> intact = intact_weights(bytes_, members_, root_);
-    for (std::size_t i = 0; i < members_.size(); ++i) {
-      const ZipMember& member = members_[i];
-      const std::string name = inner_name(member, root_);
-      if (is_weight(member, root_)) info_.weight_bytes += member.size;
-      if (is_stored_weight(member, root_)) {
-        if (!intact[i]) info_.damaged.push_back(name);
-      } else if (const auto content = intact_content(bytes_, member, unpacker, name)) {
-        if (name == kManifestMember) info_.manifest_json = std::string_view(*content);
-      } else {
-        info_.damaged.push_back(name);
-      }
-    }
-    if (!info_.manifest_json.empty()) {
-      Manifest manifest = parse_manifest(info_.manifest_json);
-      info_.name = manifest.name;
-      info_.method = manifest.method;
-      info_.torch_version = manifest.torch_version;
-      info_.signature = std::move(manifest.signature);
-      info_.warmup_shapes = std::move(manifest.warmup_shapes);
-      info_.state = std::move(manifest.state);
-      info_.scripted = std::move(manifest.scripted);
-      info_.audit = std::move(manifest.audit);
-      info_.libraries = std::move(manifest.libraries);
-      golden_ = std::move(manifest.golden);
-      compiled_ = std::move(manifest.compiled);
-      if (is_package_) info_.methods = std::move(manifest.methods);
-      if (golden_) info_.golden_calls = golden_->calls;
-    }
+    read_members(limits);
+    read_manifest();
     steps_.push_back({"integrity", ms() - steps_.front().ms, {}, {}});
   } catch (const ModelLoadError& error) {
     if (starts_with(error.what(), "[load]")) throw;
-    throw ModelLoadError("[load] " + subject() + ": the file is damaged: " + error.what());
+    throw ModelLoadError(where + "the file is damaged: " + error.what());
   } catch (const std::exception& error) {
-    throw ModelLoadError("[load] " + subject() + ": the file is damaged: " + clean_message(error));
+    throw ModelLoadError(where + "the file is damaged: " + clean_message(error));
   }
+}
+
+void Archive::read_members(const ArchiveLimits& limits) {
+  PyTorchStreamReader unpacker(reader());
+  const std::vector<char> intact = intact_weights(bytes_, members_, root_);
+  for (std::size_t i = 0; i < members_.size(); ++i) {
+    const ZipMember& member = members_[i];
+    const std::string name = inner_name(member, root_);
+    if (is_weight(member, root_)) info_.weight_bytes += member.size;
+    if (is_stored_weight(member, root_)) {
+      if (!intact[i]) info_.damaged.push_back(name);
+    } else if (const auto content = intact_content(bytes_, member, unpacker, name)) {
+      if (name == kManifestMember) info_.manifest_json = std::string_view(*content);
+      if (is_code(name)) scan_code(name, *content, limits);
+    } else {
+      info_.damaged.push_back(name);
+    }
+  }
+}
+
+void Archive::scan_code(const std::string& name, std::string_view source,
+                        const ArchiveLimits& limits) {
+  const SourceScan scan = scan_source(source);
+  require_limit("nesting", scan.nesting, limits.nesting, " in " + name);
+  std::set<std::string> all(info_.restricted_operators.begin(), info_.restricted_operators.end());
+  all.insert(scan.restricted.begin(), scan.restricted.end());
+  info_.restricted_operators.assign(all.begin(), all.end());
+}
+
+void Archive::read_manifest() {
+  if (info_.manifest_json.empty()) return;
+  Manifest manifest = parse_manifest(info_.manifest_json);
+  info_.name = manifest.name;
+  info_.method = manifest.method;
+  info_.torch_version = manifest.torch_version;
+  info_.signature = std::move(manifest.signature);
+  info_.warmup_shapes = std::move(manifest.warmup_shapes);
+  info_.state = std::move(manifest.state);
+  info_.scripted = std::move(manifest.scripted);
+  info_.audit = std::move(manifest.audit);
+  info_.libraries = std::move(manifest.libraries);
+  golden_ = std::move(manifest.golden);
+  compiled_ = std::move(manifest.compiled);
+  if (is_package_) info_.methods = std::move(manifest.methods);
+  if (golden_) info_.golden_calls = golden_->calls;
 }
 
 ArchiveInfo Archive::scan() const {
@@ -346,6 +398,29 @@ void Archive::require_intact() const {
                                 join(info_.damaged), "; copy or export it again"));
 }
 
+void Archive::require_operators(const std::vector<std::string>& allowed) const {
+  const auto& known = all_restricted_operators();
+  const auto entry_of = [&](const std::string& name) {
+    return std::find_if(known.begin(), known.end(),
+                        [&](const RestrictedOperator& op) { return op.name == name; });
+  };
+  for (const std::string& name : allowed) {
+    if (entry_of(name) != known.end()) continue;
+    throw ModelLoadError("allow_operators: expected " + join(restricted_operators()) + ", got \"" +
+                         name + '"');
+  }
+  std::vector<std::string> found;
+  for (const std::string& name : info_.restricted_operators) {
+    if (std::find(allowed.begin(), allowed.end(), name) != allowed.end()) continue;
+    found.push_back(name + " (" + entry_of(name)->reach + ')');
+  }
+  if (found.empty()) return;
+  throw ModelLoadError("[load] " + subject() +
+                       ": expected code that computes and does nothing else, got a use of " +
+                       join(found) +
+                       "; if you trust where the file comes from, name it in allow_operators");
+}
+
 std::optional<std::string> Archive::extra_file(const std::string& name) const {
   const std::string wanted = root_ + "extra/" + name;
   const auto member = std::find_if(members_.begin(), members_.end(),
@@ -359,10 +434,18 @@ std::optional<std::string> Archive::extra_file(const std::string& name) const {
 
 std::string Archive::sha256() const { return ts_infer::sha256(bytes_); }
 
-ArchiveInfo read_model_info(const std::string& path) { return Archive::open(path)->scan(); }
+ArchiveInfo read_model_info(const std::string& path, const ArchiveLimits& limits) {
+  return Archive::open(path, limits)->scan();
+}
 
-ArchiveInfo read_model_info(const void* data, std::size_t size) {
-  return Archive::over({static_cast<const char*>(data), size})->scan();
+ArchiveInfo read_model_info(const void* data, std::size_t size, const ArchiveLimits& limits) {
+  return Archive::over({static_cast<const char*>(data), size}, limits)->scan();
+}
+
+std::vector<std::string> restricted_operators() {
+  std::vector<std::string> names;
+  for (const RestrictedOperator& op : all_restricted_operators()) names.push_back(op.name);
+  return names;
 }
 
 }  // namespace ts_infer

@@ -19,10 +19,10 @@ namespace ts_infer {
 class Archive {
  public:
   /// Maps a file. @throws ModelLoadError, ModelNotFoundError
-  static std::shared_ptr<const Archive> open(const std::string& path);
+  static std::shared_ptr<const Archive> open(const std::string& path, const ArchiveLimits& limits);
 
   /// Over memory that outlives the Archive. @throws ModelLoadError
-  static std::shared_ptr<const Archive> over(std::string_view bytes);
+  static std::shared_ptr<const Archive> over(std::string_view bytes, const ArchiveLimits& limits);
 
   ~Archive();
   Archive(const Archive&) = delete;
@@ -36,6 +36,10 @@ class Archive {
 
   /// @throws ModelLoadError where a member's CRC-32 does not match.
   void require_intact() const;
+
+  /// @throws ModelLoadError where its code uses restricted operators that are not among these, or
+  /// one of these is no such operator.
+  void require_operators(const std::vector<std::string>& allowed) const;
 
   /// What open() or over() took.
   const std::vector<LoadStep>& steps() const { return steps_; }
@@ -73,7 +77,12 @@ class Archive {
 
  private:
   Archive(std::string path, std::string_view bytes, int file);
-  void read();
+  void read(const ArchiveLimits& limits);
+  void read_members(const ArchiveLimits& limits);
+  void read_manifest();
+  void require_limit(const char* limit, std::uint64_t got, std::uint64_t most,
+                     const std::string& place = "") const;
+  void scan_code(const std::string& name, std::string_view source, const ArchiveLimits& limits);
 
   std::string path_;
   std::string_view bytes_;

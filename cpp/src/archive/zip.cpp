@@ -1,6 +1,9 @@
 #include "archive/zip.h"
 
+#include <algorithm>
+#include <cctype>
 #include <cstring>
+#include <unordered_set>
 
 #include "ts_infer/error.h"
 
@@ -73,7 +76,21 @@ void apply_zip64(const Reader& reader, std::uint64_t extra, std::uint64_t extra_
   }
 }
 
+void require_plain_name(const std::string& name) {
+  const bool climbs = ("/" + name + "/").find("/../") != std::string::npos;
+  if (name.empty() || name[0] == '/' || name.find('\0') != std::string::npos || climbs) {
+    damaged("a member is called \"" + name.substr(0, name.find('\0')) +
+            "\", expected a path below the archive's folder");
+  }
+}
+
 }  // namespace
+
+std::string lower_case(std::string text) {
+  std::transform(text.begin(), text.end(), text.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return text;
+}
 
 std::vector<ZipMember> read_zip_directory(std::string_view bytes) {
   const Reader reader(bytes);
@@ -90,6 +107,7 @@ std::vector<ZipMember> read_zip_directory(std::string_view bytes) {
   }
 
   std::vector<ZipMember> members;
+  std::unordered_set<std::string> names;
   for (std::uint64_t i = 0; i < count; ++i) {
     if (reader.number<std::uint32_t>(offset) != kEntrySignature) {
       damaged("its table of contents is damaged at entry " + std::to_string(i));
@@ -104,6 +122,10 @@ std::vector<ZipMember> read_zip_directory(std::string_view bytes) {
     const auto comment_size = reader.number<std::uint16_t>(offset + 32);
     std::uint64_t local = reader.number<std::uint32_t>(offset + 42);
     member.name = std::string(reader.text(offset + kEntrySize, name_size));
+    require_plain_name(member.name);
+    if (!names.insert(lower_case(member.name)).second) {
+      damaged("two members are called \"" + member.name + "\"");
+    }
     apply_zip64(reader, offset + kEntrySize + name_size, extra_size, member, local);
 
     if (reader.number<std::uint32_t>(local) != kLocalSignature) {

@@ -1,0 +1,156 @@
+#include "archive/source_scan.h"
+
+#include <algorithm>
+#include <cctype>
+
+namespace ts_infer {
+namespace {
+
+bool is_letter(char c) { return std::isalpha(static_cast<unsigned char>(c)) != 0 || c == '_'; }
+bool is_in_word(char c) { return is_letter(c) || std::isdigit(static_cast<unsigned char>(c)) != 0; }
+
+/// What follows the last "::"; of a namespace its own name.
+std::string_view last_name(std::string_view name) {
+  if (name.ends_with("::")) return name.substr(0, name.size() - 2);
+  return name.substr(name.rfind(':') + 1);
+}
+
+/// Goes through the tokens as torch's lexer finds them.
+class Scanner {
+ public:
+  explicit Scanner(std::string_view source) : source_(source) {}
+
+  SourceScan run() {
+    start_line();
+    while (at_ < source_.size()) step();
+    return std::move(scan_);
+  }
+
+ private:
+  struct Level {
+    std::size_t chain = 0;  // operators since the last comma
+  };
+
+  void step() {
+    const char c = source_[at_];
+    if (c == '\n') {
+      ++at_;
+      if (levels_.size() == 1) start_line();
+    } else if (c == '#') {
+      at_ = std::min(source_.find('\n', at_), source_.size());
+    } else if (c == '"' || c == '\'') {
+      string(c);
+    } else if (is_letter(c)) {
+      word();
+    } else if (c == '\\' && source_.substr(at_ + 1).starts_with('\n')) {
+      at_ += 2;  // the line goes on
+    } else {
+      symbol(c);
+      ++at_;
+    }
+  }
+
+  /// A statement's first column tells its block.
+  void start_line() {
+    levels_.assign(1, {});
+    std::size_t column = at_;
+    while (column < source_.size() && (source_[column] == ' ' || source_[column] == '\t')) ++column;
+    if (column >= source_.size() || source_[column] == '\n' || source_[column] == '#') return;
+    const std::size_t indent = column - at_;
+    while (!blocks_.empty() && blocks_.back() >= indent) blocks_.pop_back();
+    blocks_.push_back(indent);
+  }
+
+  void string(char quote) {
+    const bool is_long = source_.substr(at_).starts_with(std::string(3, quote));
+    const std::string end(is_long ? 3 : 1, quote);
+    const std::size_t begin = at_ + end.size();
+    std::size_t last = begin;
+    while (last < source_.size() && !source_.substr(last).starts_with(end)) {
+      last += source_[last] == '\\' ? 2 : 1;
+    }
+    last = std::min(last, source_.size());
+    const std::string_view text = source_.substr(begin, last - begin);
+    at_ = std::min(last + end.size(), source_.size());
+    after_dot_ = false;
+    // An escaped name could be any.
+    if (is_getattr_ && text.find('\\') != text.npos) {
+      for (const RestrictedOperator& op : all_restricted_operators()) scan_.restricted.insert(op.name);
+    } else if (is_getattr_) {
+      name(text);
+    }
+  }
+
+  void word() {
+    const std::size_t begin = at_;
+    while (at_ < source_.size() && is_in_word(source_[at_])) ++at_;
+    const std::string_view text = source_.substr(begin, at_ - begin);
+    if (after_dot_) name(text);
+    after_dot_ = false;
+    if (text == "getattr") is_getattr_ = true;
+    if (text == "elif") ++elifs_;
+    if (text == "if" || text == "else" || text == "not" || text == "and" || text == "or") nest();
+  }
+
+  void symbol(char c) {
+    if (std::isspace(static_cast<unsigned char>(c)) != 0) return;
+    after_dot_ = c == '.';
+    if (c == '(' || c == '[' || c == '{') {
+      nest();
+      levels_.emplace_back();
+      deepen();
+    } else if (c == ')' || c == ']' || c == '}') {
+      if (levels_.size() > 1) levels_.pop_back();
+    } else if (c == ',') {
+      levels_.back().chain = 0;
+    } else if (std::isdigit(static_cast<unsigned char>(c)) == 0 && c != ':' && c != '=') {
+      nest();
+    }
+  }
+
+  void nest() {
+    ++levels_.back().chain;
+    deepen();
+  }
+
+  void deepen() {
+    std::size_t depth = blocks_.size() + elifs_;
+    for (const Level& level : levels_) depth += level.chain;
+    scan_.nesting = std::max(scan_.nesting, depth);
+  }
+
+  void name(std::string_view text) {
+    for (const RestrictedOperator& op : all_restricted_operators()) {
+      if (last_name(op.name) == text) scan_.restricted.insert(op.name);
+    }
+  }
+
+  std::string_view source_;
+  std::size_t at_ = 0;
+  bool after_dot_ = false;
+  bool is_getattr_ = false;  // there was one: any string may be a name
+  std::size_t elifs_ = 0;
+  std::vector<Level> levels_;
+  std::vector<std::size_t> blocks_;  // columns
+  SourceScan scan_;
+};
+
+}  // namespace
+
+const std::vector<RestrictedOperator>& all_restricted_operators() {
+  static const std::vector<RestrictedOperator> kRestricted = {
+      {"aten::from_file", "maps files, and creates and overwrites them"},
+      {"aten::save", "writes files"},
+      {"c10d::", "talks to other processes"},
+      {"_c10d_functional::", "talks to other processes"},
+      {"_c10d_functional_autograd::", "talks to other processes"},
+      {"_dtensor::", "talks to other processes"},
+      {"symm_mem::", "reads and writes other processes' memory"},
+      {"inductor::", "reads and writes memory outside its tensors"},
+  };
+  return kRestricted;
+}
+
+SourceScan scan_source(std::string_view source) { return Scanner(source).run(); }
+
+}  // namespace ts_infer

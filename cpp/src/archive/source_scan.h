@@ -1,0 +1,32 @@
+#pragma once
+
+#include <cstddef>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace ts_infer {
+
+/// An operator of torch's that reaches beyond the tensors it is given; a name that ends in "::" is a
+/// namespace of them.
+struct RestrictedOperator {
+  std::string name;   // "aten::save"
+  std::string reach;  // "writes files"
+};
+
+/// What no model needs to compute, and what could harm the process that runs it.
+const std::vector<RestrictedOperator>& all_restricted_operators();
+
+/// What a file of serialised TorchScript shows without being compiled.
+struct SourceScan {
+  std::set<std::string> restricted;  // names in all_restricted_operators()
+  std::size_t nesting = 0;           // of blocks, brackets and operators of an expression
+};
+
+/// Finds a restricted operator by its last name behind a dot, whatever stands before: an alias, a
+/// tensor's method or getattr() reach it too. So a method of the model's own that is called like
+/// one is found as well.
+SourceScan scan_source(std::string_view source);
+
+}  // namespace ts_infer

@@ -1,0 +1,273 @@
+"""What load refuses before torch sees the file: operators, limits, names."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+import zipfile
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from archives import Affine, archive_bytes, jit_load
+from torch import Tensor, nn
+
+from ts_infer import ModelLoadError, runtime
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from conftest import RunBinary
+
+
+class Plain(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1
+
+
+class Saves(nn.Module):
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch.save(x, self.path)
+        return x
+
+
+class MapsInAMethod(nn.Module):
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    @torch.jit.export
+    def spill(self, x: Tensor) -> Tensor:
+        torch.from_file(self.path, shared=True, size=x.numel()).copy_(x.flatten())
+        return x
+
+
+class SavesWhenItIsLoaded(nn.Module):
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[str, bool]:
+        return self.path, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[str, bool]) -> None:
+        self.path = state[0]
+        self.training = state[1]
+        torch.save(torch.zeros(1), self.path)
+
+
+def rezipped(contents: bytes, change: Callable[[str, bytes], list[tuple[str, bytes]]]) -> bytes:
+    """The archive with what `change` makes of each member, whose name is given without folder."""
+    buffer = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(contents)) as old,
+        zipfile.ZipFile(buffer, "w") as new,
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # of duplicate names
+        for name in old.namelist():
+            folder, _, inner = name.partition("/")
+            for changed, data in change(inner, old.read(name)):
+                new.writestr(f"{folder}/{changed}", data)
+    return buffer.getvalue()
+
+
+def with_code(statement: str, *, file: str = "") -> bytes:
+    """An archive whose forward first runs this."""
+
+    def change(name: str, data: bytes) -> list[tuple[str, bytes]]:
+        if not name.endswith(".py"):
+            return [(name, data)]
+        source = re.sub(
+            r"\n    (return|_0)", lambda found: f"\n    {statement}{found[0]}", data.decode(), count=1
+        )
+        assert statement in source
+        return [(file or name, source.encode())]
+
+    return rezipped(archive_bytes(Plain()), change)
+
+
+@pytest.mark.parametrize("make", [Saves, MapsInAMethod, SavesWhenItIsLoaded])
+def test_files_are_not_touched_unless_it_is_allowed(
+    make: Callable[[str], nn.Module], tmp_path: Path, ts_infer: RunBinary
+) -> None:
+    target = tmp_path / "written"
+    path = tmp_path / "model.pt"
+    path.write_bytes(archive_bytes(make(str(target))))
+    target.unlink(missing_ok=True)
+    name = "aten::from_file" if make is MapsInAMethod else "aten::save"
+    assert runtime.read_model_info(path).restricted_operators == [name]
+    for refused in (
+        lambda: runtime.load(path, allow_operators=["c10d::"]),
+        lambda: runtime.verify(path),
+    ):
+        with pytest.raises(ModelLoadError, match=rf"{name} \(.*files.*allow_operators"):
+            refused()
+    assert ts_infer("inspect", path).returncode == 0
+    done = ts_infer("run", path, "--shape", "x=2")
+    assert done.returncode != 0
+    assert name in done.stderr
+    assert not target.exists()
+
+    model = runtime.load(path, allow_operators=[name])
+    x = torch.ones(3)
+    torch.testing.assert_close(model(x), x)
+    if make is MapsInAMethod:
+        model.run_method("spill", x)
+    assert target.exists()
+    target.unlink()
+    done = ts_infer("run", path, "--shape", "x=2", "--allow-operator", name)
+    assert done.returncode == 0, done.stderr
+    assert target.exists() or make is MapsInAMethod
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        'torch.save(x, "f")',
+        'torch . save(x, "f")',
+        'torch.  # of it\\\n      save(x, "f")',
+        'o = torch\n    o.save(x, "f")',
+        'x.save("f")',
+        '(x).save("f")',
+        '1.5e3.save("f")',
+        'getattr(x, "save")("f")',
+        'getattr(x, "\\x73ave")("f")',
+        'ops.aten.save(x, "f")',
+    ],
+)
+def test_every_spelling_is_found(statement: str) -> None:
+    with pytest.raises(ModelLoadError, match=r"aten::save \(writes files\)"):
+        runtime.load(with_code(statement))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        '# torch.save(x, "f")',
+        's = "torch.save(x, 1)"',
+        's = "a\\\\".lower()\n    t = ".save"',
+        "saved = x.size()",
+        'f = getattr(self, "training")',
+    ],
+)
+def test_what_only_looks_like_one_is_let_through(statement: str) -> None:
+    model = runtime.load(with_code(statement))
+    torch.testing.assert_close(model(torch.ones(2)), torch.full((2,), 2.0))
+
+
+def test_other_processes_are_out_of_reach() -> None:
+    for namespace in ("c10d", "symm_mem", "inductor"):
+        with pytest.raises(ModelLoadError, match=f"{namespace}::"):
+            runtime.load(with_code(f"ops.{namespace}.something(x)"))
+
+
+def test_code_is_found_under_names_in_any_case() -> None:
+    # libtorch finds a member whatever the case of its name.
+    contents = with_code('torch.save(x, "f")', file="CODE/__torch__/archive.PY")
+    with pytest.raises(ModelLoadError, match=r"aten::save|expected a TorchScript archive"):
+        runtime.load(contents)
+
+
+def test_allow_operators_are_names_of_restricted_ones() -> None:
+    contents = archive_bytes(Affine())
+    assert "aten::save" in runtime.restricted_operators()
+    runtime.load(contents, allow_operators=runtime.restricted_operators())
+    with pytest.raises(ModelLoadError, match=r'expected aten::from_file.*got "aten::add"'):
+        runtime.load(contents, allow_operators=["aten::add"])
+    with pytest.raises(TypeError, match="expected several"):
+        runtime.load(contents, allow_operators="aten::save")
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"), [("file_bytes", 10), ("members", 2), ("unpacked_bytes", 10), ("nesting", 1)]
+)
+def test_limits_refuse_with_their_name(
+    name: str, limit: int, tmp_path: Path, ts_infer: RunBinary
+) -> None:
+    path = tmp_path / "model.pt"
+    path.write_bytes(archive_bytes(Affine()))
+    limits = runtime.ArchiveLimits(**{name: limit})
+    assert f"{name}={limit}" in repr(limits)
+    message = rf"limits\.{name}: expected at most {limit}, got \d+.*raise it"
+    for read in (runtime.load, runtime.read_model_info, runtime.verify):
+        with pytest.raises(ModelLoadError, match=message):
+            read(path, limits=limits)
+    for command in ("run", "inspect"):
+        done = ts_infer(command, path, "--limit", f"{name}={limit}")
+        assert done.returncode == 3
+        assert re.search(message, done.stderr)
+
+
+@pytest.mark.parametrize("text", ["members", "members=", "members=-1", "members=1x", "size=3", ""])
+def test_a_limit_that_is_none_is_a_usage_error(
+    text: str, tmp_path: Path, ts_infer: RunBinary
+) -> None:
+    done = ts_infer("inspect", tmp_path, "--limit", text)
+    assert done.returncode == 2
+    assert "expected file_bytes=N" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "({}x{})".format("(" * 100_000, ")" * 100_000),
+        "x" + "+1" * 100_000,
+        "-" * 100_000 + "x",
+        "x" + "\\\n  +1" * 100_000,
+        "x" + ".T" * 100_000,
+        "x if True else " * 100_000 + "x",
+    ],
+    ids=["brackets", "sums", "signs", "lines", "attributes", "choices"],
+)
+def test_code_that_would_exhaust_the_parsers_stack_is_refused(expression: str) -> None:
+    with pytest.raises(ModelLoadError, match=r"limits\.nesting: expected at most 1000"):
+        runtime.load(with_code(f"y = {expression}"))
+
+
+def test_long_lists_are_not_deep() -> None:
+    numbers = ", ".join(f"{i} + {i}" for i in range(5000))
+    runtime.load(with_code(f"y = [{numbers}]"))
+
+
+def test_names_that_leave_the_folder_or_clash_are_refused() -> None:
+    contents = archive_bytes(Affine())
+    for name in ("../outside", "a/../../b", "code/__TORCH__/archives.py", "DATA.pkl"):
+
+        def add(inner: str, data: bytes, name: str = name) -> list[tuple[str, bytes]]:
+            extra = [(name, b"1")] if inner == "version" else []
+            return [(inner, data), *extra]
+
+        with pytest.raises(ModelLoadError, match=r"(a member is|two members are) called"):
+            runtime.load(rezipped(contents, add))
+
+
+def test_archives_of_old_are_refused() -> None:
+    def add(inner: str, data: bytes) -> list[tuple[str, bytes]]:
+        return [(inner, data), *([("model.json", b"{}")] if inner == "version" else [])]
+
+    with pytest.raises(ModelLoadError, match="torch before 1.3"):
+        runtime.load(rezipped(archive_bytes(Affine()), add))
+
+
+def test_stock_torch_would_have_written_the_file(tmp_path: Path) -> None:
+    """The reason for all of this."""
+    target = tmp_path / "written"
+    contents = archive_bytes(SavesWhenItIsLoaded(str(target)))
+    target.unlink(missing_ok=True)
+    jit_load(io.BytesIO(contents))
+    assert target.exists()
