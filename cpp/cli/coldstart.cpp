@@ -194,7 +194,8 @@ void print_table(const std::vector<Run>& runs, const Json& results, const std::s
 void coldstart(const ColdStartArguments& arguments) {
   if (!arguments.child.empty()) return measure(arguments);
   // Refused here, and not by each of the processes.
-  const ArchiveInfo archive = read_model_info(arguments.common.model, archive_limits(arguments.common.limits));
+  const ArchiveInfo archive =
+      read_model_info(arguments.common.model, archive_limits(arguments.common.limits));
   bool is_dynamic = false;
   if (archive.signature) {
     for (const TensorSpec& input : archive.signature->inputs) {

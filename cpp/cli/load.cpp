@@ -20,8 +20,7 @@ ArchiveLimits archive_limits(const std::vector<std::string>& texts) {
     const auto field = fields.find(text.substr(0, equals));
     const char* const end = text.data() + text.size();
     std::uint64_t value = 0;
-    const auto [last, error] =
-        std::from_chars(std::min(text.data() + equals + 1, end), end, value);
+    const auto [last, error] = std::from_chars(std::min(text.data() + equals + 1, end), end, value);
     if (field == fields.end() || error != std::errc() || last != end) {
       throw std::invalid_argument(
           "expected file_bytes=N, members=N, unpacked_bytes=N or nesting=N, got " + text);

@@ -798,7 +798,8 @@ Model Model::load(const std::string& path, const LoadOptions& options) {
 }
 
 Model Model::load(const void* data, std::size_t size, const LoadOptions& options) {
-  return ModelAccess::load(Archive::over({static_cast<const char*>(data), size}, options.limits), options);
+  return ModelAccess::load(Archive::over({static_cast<const char*>(data), size}, options.limits),
+                           options);
 }
 
 std::vector<Tensor> Model::forward(const std::vector<Tensor>& inputs, const RunOptions& options) {

@@ -222,7 +222,8 @@ VerifyReport verify(const std::string& path, const LoadOptions& options,
 
 VerifyReport verify(const void* data, std::size_t size, const LoadOptions& options,
                     const std::string& sha256) {
-  return verify(Archive::over({static_cast<const char*>(data), size}, options.limits), options, sha256);
+  return verify(Archive::over({static_cast<const char*>(data), size}, options.limits), options,
+                sha256);
 }
 
 }  // namespace ts_infer

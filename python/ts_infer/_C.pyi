@@ -11,6 +11,7 @@ import torch
 
 __all__: list[str] = [
     "ArchiveInfo",
+    "ArchiveLimits",
     "Audit",
     "AuditProbe",
     "Dim",
@@ -35,6 +36,7 @@ __all__: list[str] = [
     "passes",
     "read_bytes",
     "read_file",
+    "restricted_operators",
     "verify_bytes",
     "verify_file",
     "version",
@@ -163,12 +165,37 @@ class LatencyStats:
     @property
     def p99_ms(self) -> float: ...
 
+class ArchiveLimits:
+    """What a file may ask for before ``load`` refuses it.
+
+    ``file_bytes``; ``members``, files in the archive; ``unpacked_bytes`` of its
+    compressed members, together; ``nesting`` of blocks, brackets and operators in its code.
+    """
+    def __init__(
+        self,
+        *,
+        file_bytes: typing.SupportsInt | typing.SupportsIndex = 68719476736,
+        members: typing.SupportsInt | typing.SupportsIndex = 100000,
+        unpacked_bytes: typing.SupportsInt | typing.SupportsIndex = 1073741824,
+        nesting: typing.SupportsInt | typing.SupportsIndex = 1000,
+    ) -> None: ...
+    def __repr__(self) -> str: ...
+    @property
+    def file_bytes(self) -> int: ...
+    @property
+    def members(self) -> int: ...
+    @property
+    def nesting(self) -> int: ...
+    @property
+    def unpacked_bytes(self) -> int: ...
+
 class LoadOptions:
     """Arguments of ts_infer.runtime.load."""
 
     device: str
     executor: str
     graphs: bool
+    limits: ArchiveLimits
     map_weights: bool
     name: str
     optimize: bool
@@ -183,6 +210,10 @@ class LoadOptions:
     def set_on_timing(
         self, function: collections.abc.Callable[[Timing], typing.Any] | None
     ) -> None: ...
+    @property
+    def allow_operators(self) -> list[str]: ...
+    @allow_operators.setter
+    def allow_operators(self, arg0: collections.abc.Sequence[str]) -> None: ...
     @property
     def disabled_passes(self) -> list[str]: ...
     @disabled_passes.setter
@@ -334,6 +365,9 @@ class ArchiveInfo:
     @property
     def path(self) -> str:
         """Empty when read from memory."""
+    @property
+    def restricted_operators(self) -> list[str]:
+        """That ``load`` refuses unless they are allowed."""
     @property
     def scripted(self) -> list[ScriptedPart]:
         """Parts that the export did not trace."""
@@ -494,8 +528,14 @@ def loaded_torch() -> str:
 def passes() -> list[str]:
     """Values of ``disabled_passes`` of ``ts_infer.runtime.load``."""
 
-def read_bytes(data: bytes | bytearray | memoryview) -> ArchiveInfo: ...
-def read_file(path: bytes) -> ArchiveInfo: ...
+def read_bytes(data: bytes | bytearray | memoryview, limits: ArchiveLimits) -> ArchiveInfo: ...
+def read_file(path: bytes, limits: ArchiveLimits) -> ArchiveInfo: ...
+def restricted_operators() -> list[str]:
+    """Operators that reach beyond the model, which ``ts_infer.runtime.load`` refuses.
+
+    A name that ends in ``::`` is a namespace of them.
+    """
+
 def verify_bytes(
     data: bytes | bytearray | memoryview, options: LoadOptions, sha256: str
 ) -> VerifyReport: ...

@@ -121,7 +121,7 @@ TEST(ArchiveTest, ManifestSaysHowFarTheModelCanBeTrusted) {
   EXPECT_THAT(info.libraries[0].operators, ::testing::ElementsAre("mine::triple"));
   EXPECT_EQ(info.golden_calls, 2u);
 
-  const auto archive = Archive::over(bytes);
+  const auto archive = Archive::over(bytes, {});
   ASSERT_TRUE(archive->golden().has_value());
   EXPECT_EQ(archive->golden()->on_cpu.at(DType::kFloat32).atol, 0.2);
   EXPECT_EQ(archive->golden()->on_cpu.size(), 1u);

@@ -111,7 +111,7 @@ TEST(MapWeightsTest, WritesStayInTheModel) {
 }
 
 TEST(MapWeightsTest, ModelsOfOneArchiveDoNotShareWhatTheyWrite) {
-  const auto archive = Archive::open(large_file("archive.pt", kCounter));
+  const auto archive = Archive::open(large_file("archive.pt", kCounter), {});
   const auto weights = archive->map_weights();
   const auto others = archive->map_weights();
   ASSERT_TRUE(weights && others);
@@ -120,7 +120,7 @@ TEST(MapWeightsTest, ModelsOfOneArchiveDoNotShareWhatTheyWrite) {
   static_cast<char*>(buffer)[0] = 'x';
   EXPECT_NE(static_cast<char*>(others->take(size).first)[0], 'x');
   EXPECT_NO_THROW(archive->require_intact());
-  EXPECT_EQ(archive->sha256(), Archive::open(archive->info().path)->sha256());
+  EXPECT_EQ(archive->sha256(), Archive::open(archive->info().path, {})->sha256());
 }
 
 TEST(MapWeightsTest, FileMayBeReplacedOrRemoved) {
@@ -145,7 +145,7 @@ TEST(MapWeightsTest, WeightsOutliveTheModel) {
 }
 
 TEST(MapWeightsTest, ServesEachPlaceOnce) {
-  const auto archive = Archive::open(large_file("once.pt"));
+  const auto archive = Archive::open(large_file("once.pt"), {});
   const auto weights = archive->map_weights();
   ASSERT_TRUE(weights);
   const std::size_t size = kRows * sizeof(float);
@@ -159,7 +159,7 @@ TEST(MapWeightsTest, ServesEachPlaceOnce) {
 TEST(MapWeightsTest, RecordThatIsReadElsewhereIsCopied) {
   // A buffer of a weight's size that is requested before the weight's own takes its place.
   const std::string path = large_file("elsewhere.pt");
-  const auto archive = Archive::open(path);
+  const auto archive = Archive::open(path, {});
   const auto weights = archive->map_weights();
   ASSERT_TRUE(weights);
   const std::size_t size = kRows * sizeof(float);

@@ -294,7 +294,8 @@ class Scaled(nn.Module):
     def forward(self, x: Tensor, rate: int) -> Tensor:
         if rate % 2 == 0:
             rate = rate * 3 - 1
-        return self.conv(x) * (rate / 4 + 0.5)
+        scaled: Tensor = self.conv(x) * (rate / 4 + 0.5)
+        return scaled
 
 
 def test_sums_of_numbers_stay_numbers(save_model: SaveModel) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -159,7 +159,7 @@ def test_a_gru_equals_eager_at_every_number_of_sequences_and_steps(
 
 
 @pytest.mark.parametrize("options", [{}, {"bias": False}, {"hidden": 32}], ids=str)
-def test_cells_equal_eager(options: dict[str, bool | int], tmp_path: Path) -> None:
+def test_cells_equal_eager(options: dict[str, Any], tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = Cells(**options)
     model = load_plain(module, tmp_path)

@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
     from conftest import RunBinary
 
-KERNELS = {"convolution": "1 conv", "recurrent": "1 LSTM", "linear": "1 linear", "attention": "1 att"}
+KERNELS = {
+    "convolution": "1 conv",
+    "recurrent": "1 LSTM",
+    "linear": "1 linear",
+    "attention": "1 att",
+}
 
 
 class Everything(nn.Module):

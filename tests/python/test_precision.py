@@ -96,7 +96,7 @@ def by_hand(module: nn.Module, x: Tensor) -> Tensor:
     for layer in wide.children():
         assert isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d))
         inputs = layer.weight.shape[int(not isinstance(layer, nn.ConvTranspose2d))]
-        few = isinstance(layer, nn.Conv2d) and 1 < layer.kernel_size[1] and inputs < 4
+        few = isinstance(layer, nn.Conv2d) and layer.kernel_size[1] > 1 and inputs < 4
         if few or inputs % 2 == 0:
             layer.weight.data = rounded(layer.weight)
             layer.register_forward_pre_hook(lambda _, args: (rounded(args[0]),))

@@ -703,7 +703,7 @@ def test_the_gil_is_released_while_computing(save_model: SaveModel) -> None:
     try:
         ticker.start()
         before = ticks
-        model(x, 5_000)
+        model(x, 50_000)
         during = ticks - before
     finally:
         done.set()

@@ -25,8 +25,8 @@ struct ArchiveLimits {
   std::uint64_t file_bytes = std::uint64_t{1} << 36;
   std::uint64_t members = 100'000;                        // files in the archive
   std::uint64_t unpacked_bytes = std::uint64_t{1} << 30;  // of its compressed members, together
-  /// How deep blocks, brackets and operators nest in its code: torch's parser calls itself for each,
-  /// and some thousands end the process.
+  /// How deep blocks, brackets and operators nest in its code: torch's parser calls itself for
+  /// each, and some thousands end the process.
   std::uint64_t nesting = 1000;
 };
 
@@ -181,9 +181,9 @@ struct ArchiveInfo {
   std::vector<NeededLibrary> libraries;  // to be given to LoadOptions::libraries
   std::size_t golden_calls = 0;          // that verify() makes; 0: no golden sample
   std::vector<std::string> methods;
-  std::vector<std::string> operators;  // "torch.conv2d", "ops.mine.op", sorted
+  std::vector<std::string> operators;             // "torch.conv2d", "ops.mine.op", sorted
   std::vector<std::string> restricted_operators;  // that load() refuses: "aten::save", sorted
-  std::vector<std::string> devices;    // named in the code or the constants, sorted
+  std::vector<std::string> devices;               // named in the code or the constants, sorted
   std::uint64_t weight_bytes = 0;
   std::size_t members = 0;                  // files in the archive
   std::vector<std::string> damaged;         // members whose CRC-32 does not match
@@ -274,8 +274,7 @@ class TS_INFER_API Model {
 
 /// Reads what a file says of itself and checks every member's CRC-32; runs none of it.
 /// @throws ModelLoadError when it is no TorchScript archive.
-TS_INFER_API ArchiveInfo read_model_info(const std::string& path,
-                                         const ArchiveLimits& limits = {});
+TS_INFER_API ArchiveInfo read_model_info(const std::string& path, const ArchiveLimits& limits = {});
 TS_INFER_API ArchiveInfo read_model_info(const void* data, std::size_t size,
                                          const ArchiveLimits& limits = {});
 
@@ -286,8 +285,8 @@ TS_INFER_API std::vector<std::string> executors();
 /// "freeze": weights become constants of the code, without which the others find little to do;
 /// "optimize-for-inference": torch's own, on a graph with convolutions that the pass of that name
 /// leaves; "fold": constants folded, common subexpressions computed once; and, on the host, own
-/// kernels from packed weights for "convolution", "recurrent", "linear", and "attention", which includes
-/// the layers of transformers' encoders.
+/// kernels from packed weights for "convolution", "recurrent", "linear", and "attention", which
+/// includes the layers of transformers' encoders.
 TS_INFER_API std::vector<std::string> passes();
 
 /// The devices that this process can use: "cpu", "cuda:0", …

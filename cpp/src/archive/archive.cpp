@@ -415,10 +415,9 @@ void Archive::require_operators(const std::vector<std::string>& allowed) const {
     found.push_back(name + " (" + entry_of(name)->reach + ')');
   }
   if (found.empty()) return;
-  throw ModelLoadError("[load] " + subject() +
-                       ": expected code that computes and does nothing else, got a use of " +
-                       join(found) +
-                       "; if you trust where the file comes from, name it in allow_operators");
+  throw ModelLoadError(
+      "[load] " + subject() + ": expected code that computes and does nothing else, got a use of " +
+      join(found) + "; if you trust where the file comes from, name it in allow_operators");
 }
 
 std::optional<std::string> Archive::extra_file(const std::string& name) const {

@@ -75,7 +75,8 @@ class Scanner {
     after_dot_ = false;
     // An escaped name could be any.
     if (is_getattr_ && text.find('\\') != text.npos) {
-      for (const RestrictedOperator& op : all_restricted_operators()) scan_.restricted.insert(op.name);
+      for (const RestrictedOperator& op : all_restricted_operators())
+        scan_.restricted.insert(op.name);
     } else if (is_getattr_) {
       name(text);
     }

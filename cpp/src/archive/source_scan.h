@@ -8,8 +8,8 @@
 
 namespace ts_infer {
 
-/// An operator of torch's that reaches beyond the tensors it is given; a name that ends in "::" is a
-/// namespace of them.
+/// An operator of torch's that reaches beyond the tensors it is given; a name that ends in "::" is
+/// a namespace of them.
 struct RestrictedOperator {
   std::string name;   // "aten::save"
   std::string reach;  // "writes files"
