@@ -122,8 +122,8 @@ def load(
             to the executor "prepared".
         precision: What products are computed in: "fp32", "bf16" or "fp16"; all else stays float32.
             On the host "bf16" is for linears and convolutions with an even number of inputs, or
-            convolutions of few, on processors with AVX512_BF16, and what only such convolutions read or add is kept in it
-            too. Where it cannot be had, products stay in float32:
+            convolutions of few, on processors with AVX512_BF16, and what only such convolutions
+            read or add is kept in it too. Where it cannot be had, products stay in float32:
             ``model.info()`` says which precision serves and why, and as ``precision_error`` how far
             its outputs are from the golden sample's.
         intra_op_threads: Threads inside an operator, set for each call and put back. 0: left alone.

@@ -90,7 +90,7 @@ def rounded(tensor: Tensor) -> Tensor:
 
 
 def by_hand(module: nn.Module, x: Tensor) -> Tensor:
-    """What eager gives where layers with inputs even or few in number round them and their weights."""
+    """What eager gives where layers of even or few inputs round them and their weights."""
     wide = type(module)().double()
     wide.load_state_dict({name: value.double() for name, value in module.state_dict().items()})
     for layer in wide.children():
