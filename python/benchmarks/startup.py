@@ -1,6 +1,7 @@
 """From the start of a process to the first result of DenseTNT: the binary against Python.
 
-Both do the same job: load the archive, read the scene's inputs, run once, write the outputs.
+Both do the same job: load the archive, read the scene's inputs, run once, write the outputs. There
+is one call only, so the binary does not warm up.
 Processes alternate in one run; the figure is the median of the ratios of neighbours.
 
     python python/benchmarks/startup.py [--rounds 9] [--json FILE]
@@ -60,7 +61,16 @@ def main() -> None:
         for name, tensor in inputs.items():
             np.save(Path(folder) / f"{name}.npy", tensor.numpy())
         python = [sys.executable, "-W", "ignore", "-c", PYTHON_JOB, folder, *inputs]
-        ours = [str(binary), "run", f"{folder}/model.pt", "--quiet", "--output-dir", folder]
+        ours = [
+            str(binary),
+            "run",
+            f"{folder}/model.pt",
+            "--warmup",
+            "off",
+            "--quiet",
+            "--output-dir",
+            folder,
+        ]
         for name in inputs:
             ours += ["--input", f"{name}={folder}/{name}.npy"]
         _seconds(python), _seconds(ours)
