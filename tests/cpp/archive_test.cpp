@@ -63,6 +63,14 @@ TEST(ArchiveTest, LoadSaysWhatAnotherFileIs) {
   EXPECT_THAT(load_error("version https://git-lfs.github.com/spec/v1\n"),
               HasSubstr("git lfs pull"));
   EXPECT_THAT(load_error(std::string("\x80\x02", 2) + "}q\x00."), HasSubstr("a bare pickle"));
+  EXPECT_THAT(load_error("\x89HDF\r\n"), HasSubstr("an HDF5 file"));
+  EXPECT_THAT(load_error("\x93NUMPY"), HasSubstr("a NumPy array"));
+  EXPECT_THAT(load_error("GGUF"), HasSubstr("a GGUF file"));
+  EXPECT_THAT(load_error("\x1f\x8b\x08"), HasSubstr("a gzip file"));
+  EXPECT_THAT(load_error("abcdPTMF"), HasSubstr("mobile interpreter"));
+  EXPECT_THAT(load_error("\x08\x0a\x12\x07pytorch"), HasSubstr("an ONNX model"));
+  EXPECT_THAT(load_error(std::string("\x40\0\0\0\0\0\0\0{\"a\":1}", 15)),
+              HasSubstr("a safetensors file"));
   EXPECT_THAT(load_error("hello world"), HasSubstr("unknown format"));
 }
 

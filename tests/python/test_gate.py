@@ -246,6 +246,129 @@ def test_long_lists_are_not_deep() -> None:
     runtime.load(with_code(f"y = [{numbers}]"))
 
 
+def with_pickle(member: str, pickle: bytes) -> bytes:
+    return rezipped(
+        archive_bytes(Affine()), lambda name, data: [(name, pickle if name == member else data)]
+    )
+
+
+def with_altered_values(old: bytes, new: bytes) -> bytes:
+    def change(name: str, data: bytes) -> list[tuple[str, bytes]]:
+        if name != "data.pkl":
+            return [(name, data)]
+        assert data.count(old) == 1
+        return [(name, data.replace(old, new))]
+
+    return rezipped(archive_bytes(Affine()), change)
+
+
+DEEP = 1_000_000
+
+
+@pytest.mark.parametrize("member", ["data.pkl", "constants.pkl"])
+@pytest.mark.parametrize(
+    "pickle",
+    [
+        b")" + b"\x85" * DEEP,
+        b"]" * DEEP + b"a" * (DEEP - 1),
+        b"(" * DEEP + b"t" * DEEP,
+        b"}K\x01" * DEEP + b"}" + b"s" * DEEP,
+        b"]q\x00" + b"]q\x01h\x00h\x01aq\x02h\x01q\x00" * DEEP,
+        b"ctorch.jit._pickle\nrestore_type_tag\n]X"
+        + (5 * DEEP + 3).to_bytes(4, "little")
+        + b"List[" * DEEP
+        + b"int"
+        + b"\x86R",
+    ],
+    ids=["tuples", "lists", "marks", "dicts", "lists from the outside in", "types"],
+)
+def test_values_that_would_exhaust_the_stack_are_refused(member: str, pickle: bytes) -> None:
+    with pytest.raises(ModelLoadError, match=rf"limits\.nesting.*got \d+ in {member}"):
+        runtime.load(with_pickle(member, b"\x80\x02" + pickle + b"."))
+
+
+@pytest.mark.parametrize(
+    ("pickle", "message"),
+    [
+        (b"", "ends too early"),
+        (b"\x80\x02)", "ends too early"),
+        (b"\x80\x02X\xff\xff\xff\xffa.", "ends too early"),
+        (b"\x80\x02ctorch\nFloat.", "ends too early"),
+        (b"\x80\x02\x87.", "no pickle that torch writes"),
+        (b"\x80\x02u.", "no pickle that torch writes"),
+        (b"\x80\x02}K\x01s.", "no pickle that torch writes"),
+        (b"\x80\x02}(K\x01u.", "no pickle that torch writes"),
+        (b"\x80\x02h\x07.", "no pickle that torch writes"),
+        (b"\x80\x02K\x00)R.", "no pickle that torch writes"),
+        (b"\x80\x02]q\x00h\x00a.", "a value of it holds itself"),
+        (b"\x80\x02I1\n.", "opcode 73"),
+        (b"\x80\x02ctorch.distributed.rpc\nrref\n)R.", "does not need"),
+    ],
+)
+def test_pickles_that_libtorch_would_stumble_over_are_refused(pickle: bytes, message: str) -> None:
+    for member in ("data.pkl", "constants.pkl"):
+        with pytest.raises(ModelLoadError, match=f"{member}: it .*{message}|{member}: {message}"):
+            runtime.load(with_pickle(member, pickle))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        # ("storage", FloatStorage, "0", "cpu", 3)
+        (b"K\x03tQ", b"K\x04tQ", "storage 0: expected 3 elements at most.*got 4"),
+        (b"K\x03tQ", b"J\xff\xff\xff\xfftQ", "got -1"),
+        (b"FloatStorage", b"ComplexFloatStorage", "expected 1 elements at most"),
+        (b"0q\x05", b"1q\x05", "storage 1: expected 0 elements at most"),
+        # offset, sizes, strides
+        (b"q\x07K\x00", b"q\x07K\x01", "outside its storage of 3 elements"),
+        (b"q\x07K\x00", b"q\x07J\xff\xff\xff\xff", "outside its storage"),
+        (b"(K\x03t(K\x01t", b"(K\x04t(K\x01t", "outside its storage"),
+        (b"(K\x03t(K\x01t", b"(K\x03t(K\x02t", "outside its storage"),
+        (b"(K\x03t(K\x01t", b"(K\x03t(J\xff\xff\xff\xfft", "outside its storage"),
+        (b"(K\x03t(K\x01t", b"(J\xff\xff\xff\xfft(K\x01t", "outside its storage"),
+        (b"(K\x03t(K\x01t", b"(K\x03K\x01t(K\x01t", "outside its storage"),
+        (
+            b"(K\x03t(K\x01t",
+            b"(" + 2 * (b"\x8a\x08" + (2**62).to_bytes(8, "little")) + b"t(K\x00K\x00t",
+            "outside its storage",
+        ),
+    ],
+)
+def test_tensors_stay_within_what_the_file_has(old: bytes, new: bytes, message: str) -> None:
+    """libtorch reads, or lets the model read, whatever lies behind the record."""
+    with pytest.raises(ModelLoadError, match=f"damaged: data.pkl: .*{message}"):
+        runtime.load(with_altered_values(old, new))
+
+
+@pytest.mark.filterwarnings("ignore:.*quantize_per_tensor")
+def test_tensors_of_any_kind_are_within_what_the_file_has() -> None:
+    class Kinds(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            base = torch.arange(12.0).reshape(3, 4)
+            self.scalar = torch.tensor(2.0)
+            self.empty = torch.empty(0, 3)
+            self.transposed = base.t()
+            self.part = base[1:, ::2]
+            self.expanded = torch.ones(1).expand(5)
+            self.halves = base.to(torch.bfloat16)
+            self.small = base.to(torch.float8_e5m2)
+            self.complex_ = torch.complex(base, base)
+            self.quantized = torch.quantize_per_tensor(base, 0.1, 3, torch.qint8)
+            self.channels = torch.quantize_per_channel(
+                base, torch.ones(3), torch.zeros(3), 0, torch.qint8
+            )
+            self.lists = [[base, base], [base]]
+            self.table = {"a": (1, "b"), "c": (2, "d")}
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.part + self.transposed[0, 0] + self.quantized.dequantize()[0, 0]
+
+    contents = archive_bytes(Kinds())
+    x = torch.ones(2, 2)
+    torch.testing.assert_close(runtime.load(contents)(x), jit_load(io.BytesIO(contents))(x))
+
+
 def test_names_that_leave_the_folder_or_clash_are_refused() -> None:
     contents = archive_bytes(Affine())
     for name in ("../outside", "a/../../b", "code/__TORCH__/archives.py", "DATA.pkl"):

@@ -25,8 +25,8 @@ struct ArchiveLimits {
   std::uint64_t file_bytes = std::uint64_t{1} << 36;
   std::uint64_t members = 100'000;                        // files in the archive
   std::uint64_t unpacked_bytes = std::uint64_t{1} << 30;  // of its compressed members, together
-  /// How deep blocks, brackets and operators nest in its code: torch's parser calls itself for
-  /// each, and some thousands end the process.
+  /// How deep blocks, brackets and operators nest in its code, and values in one another: torch
+  /// calls itself for each, and some thousands end the process.
   std::uint64_t nesting = 1000;
 };
 

@@ -20,9 +20,12 @@
 #include <system_error>
 #include <thread>
 #include <tuple>
+#include <unordered_map>
 
 #include "archive/code_scan.h"
 #include "archive/crc32.h"
+#include "archive/file_kind.h"
+#include "archive/pickle_scan.h"
 #include "archive/sha256.h"
 #include "archive/source_scan.h"
 #include "messages.h"
@@ -57,51 +60,6 @@ class MemoryAdapter : public ReadAdapterInterface {
 
 bool starts_with(std::string_view text, std::string_view prefix) {
   return text.substr(0, prefix.size()) == prefix;
-}
-
-/// What a file that is no zip archive looks like, with advice.
-std::string describe_non_zip(std::string_view bytes) {
-  if (bytes.empty()) return "an empty file; was it fully written?";
-  if (starts_with(bytes, "version https://git-lfs")) {
-    return "a Git LFS pointer; run `git lfs pull`";
-  }
-  if (starts_with(bytes,
-                  "\x7f"
-                  "ELF"))
-    return "a program or shared library";
-  const std::string_view head = bytes.substr(0, 512);
-  if (head.find("<html") != head.npos || head.find("<!DOCTYPE") != head.npos) {
-    return "a web page; the download failed, fetch it again";
-  }
-  if (starts_with(bytes, "\x80\x02") || starts_with(bytes, "\x80\x04")) {
-    return "a bare pickle, such as torch.save of old wrote; load it in Python and export the "
-           "module with ts_infer.export";
-  }
-  if (bytes.size() > 9 && bytes[8] == '{') {
-    return "a safetensors file, which holds weights and no code; load it into its module in "
-           "Python and export that with ts_infer.export";
-  }
-  return "a file of an unknown format";
-}
-
-/// What a zip archive without TorchScript is, from its members' names.
-std::string describe_other_zip(const std::vector<ZipMember>& members, const std::string& root) {
-  const auto has = [&](const std::string& name) {
-    return std::any_of(members.begin(), members.end(),
-                       [&](const ZipMember& member) { return member.name == root + name; });
-  };
-  if (has(".data/extern_modules")) {
-    return "a torch.package; load the module in Python and export it with ts_infer.export";
-  }
-  if (has("archive_format")) {
-    return "a torch.export program (.pt2), which holds no code that runs here; make an AOTInductor "
-           "package of its module with ts_infer.compile";
-  }
-  if (has("data.pkl")) {
-    return "a torch.save file (a state_dict or a pickled module), which holds no code; load it "
-           "in Python and export the module with ts_infer.export";
-  }
-  return "a zip archive of another kind";
 }
 
 /// A member's name inside the archive's folder.
@@ -196,6 +154,9 @@ bool is_code(const std::string& name) {
   return starts_with(lower, "code/") && lower.ends_with(".py");
 }
 
+/// Of a TorchScript archive: its values, its constants, and what its errors say of the source.
+bool is_pickle(const std::string& name) { return lower_case(name).ends_with("pkl"); }
+
 std::uint64_t unpacked_bytes(const std::vector<ZipMember>& members) {
   std::uint64_t total = 0;
   for (const ZipMember& member : members) {
@@ -238,7 +199,7 @@ std::shared_ptr<const Archive> Archive::open(const std::string& path, const Arch
   const int mmap_error = errno;
   if (mapped == MAP_FAILED) ::close(file);
   if (!regular) throw ModelLoadError("[load] " + path + ": expected a file, got something else");
-  if (size == 0) no_torchscript(path, describe_non_zip({}));
+  if (size == 0) no_torchscript(path, describe_file({}));
   if (mapped == MAP_FAILED) {
     throw ModelLoadError("[load] " + path + ": " + std::strerror(mmap_error));
   }
@@ -294,7 +255,7 @@ void Archive::read(const ArchiveLimits& limits) {
   info_.path = path_;
   info_.file_bytes = bytes_.size();
   const std::string where = "[load] " + subject() + ": ";
-  if (!starts_with(bytes_, "PK")) no_torchscript(subject(), describe_non_zip(bytes_));
+  if (!starts_with(bytes_, "PK")) no_torchscript(subject(), describe_file(bytes_));
   try {
     require_limit("file_bytes", bytes_.size(), limits.file_bytes);
     members_ = read_zip_directory(bytes_);
@@ -307,7 +268,7 @@ void Archive::read(const ArchiveLimits& limits) {
     };
     is_package_ = has("data/aotinductor/");
     if (!is_package_ && !has("code/")) {
-      no_torchscript(subject(), describe_other_zip(members_, root_));
+      no_torchscript(subject(), describe_zip(members_, root_));
     }
 
     if (has("model.json")) {
@@ -333,6 +294,10 @@ void Archive::read(const ArchiveLimits& limits) {
 void Archive::read_members(const ArchiveLimits& limits) {
   PyTorchStreamReader unpacker(reader());
   const std::vector<char> intact = intact_weights(bytes_, members_, root_);
+  std::unordered_map<std::string, std::uint64_t> sizes;
+  for (const ZipMember& member : members_) {
+    sizes[lower_case(inner_name(member, root_))] = member.size;
+  }
   for (std::size_t i = 0; i < members_.size(); ++i) {
     const ZipMember& member = members_[i];
     const std::string name = inner_name(member, root_);
@@ -342,6 +307,7 @@ void Archive::read_members(const ArchiveLimits& limits) {
     } else if (const auto content = intact_content(bytes_, member, unpacker, name)) {
       if (name == kManifestMember) info_.manifest_json = std::string_view(*content);
       if (is_code(name)) scan_code(name, *content, limits);
+      if (is_pickle(name)) check_pickle(name, *content, sizes, limits);
     } else {
       info_.damaged.push_back(name);
     }
@@ -355,6 +321,25 @@ void Archive::scan_code(const std::string& name, std::string_view source,
   std::set<std::string> all(info_.restricted_operators.begin(), info_.restricted_operators.end());
   all.insert(scan.restricted.begin(), scan.restricted.end());
   info_.restricted_operators.assign(all.begin(), all.end());
+}
+
+void Archive::check_pickle(const std::string& name, std::string_view pickle,
+                           const std::unordered_map<std::string, std::uint64_t>& sizes,
+                           const ArchiveLimits& limits) const {
+  if (is_package_) return;  // libtorch unpickles nothing of it
+  const std::string records = name.substr(0, name.find('.')) + '/';
+  const auto storage_bytes = [&](const std::string& key) -> std::optional<std::uint64_t> {
+    const auto found = sizes.find(lower_case(records + key));
+    if (found == sizes.end()) return std::nullopt;
+    return found->second;
+  };
+  try {
+    require_limit("nesting", scan_pickle(pickle, storage_bytes).nesting, limits.nesting,
+                  " in " + name);
+  } catch (const ModelLoadError& error) {
+    if (starts_with(error.what(), "[load]")) throw;
+    throw ModelLoadError(name + ": " + error.what());
+  }
 }
 
 void Archive::read_manifest() {

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 
 #include "archive/manifest.h"
 #include "archive/mapped_weights.h"
@@ -82,6 +83,9 @@ class Archive {
   void read_manifest();
   void require_limit(const char* limit, std::uint64_t got, std::uint64_t most,
                      const std::string& place = "") const;
+  void check_pickle(const std::string& name, std::string_view pickle,
+                    const std::unordered_map<std::string, std::uint64_t>& sizes,
+                    const ArchiveLimits& limits) const;
   void scan_code(const std::string& name, std::string_view source, const ArchiveLimits& limits);
 
   std::string path_;

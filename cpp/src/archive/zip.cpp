@@ -19,6 +19,7 @@ constexpr std::size_t kEndSize = 22;
 constexpr std::size_t kEntrySize = 46;
 constexpr std::size_t kLocalSize = 30;
 constexpr std::size_t kLongestComment = 65535;
+constexpr std::uint32_t kFolder = 0x10;  // MS-DOS' attribute, that others set too
 
 [[noreturn]] void damaged(const std::string& what) { throw ModelLoadError(what); }
 
@@ -125,6 +126,10 @@ std::vector<ZipMember> read_zip_directory(std::string_view bytes) {
     require_plain_name(member.name);
     if (!names.insert(lower_case(member.name)).second) {
       damaged("two members are called \"" + member.name + "\"");
+    }
+    // libtorch would take it for empty, and leave what it reads it into as it was.
+    if ((reader.number<std::uint32_t>(offset + 38) & kFolder) != 0 && !member.name.ends_with('/')) {
+      damaged("member " + member.name + " is marked as a folder");
     }
     apply_zip64(reader, offset + kEntrySize + name_size, extra_size, member, local);
 

@@ -1,0 +1,361 @@
+#include "archive/pickle_scan.h"
+
+#include <c10/core/ScalarType.h>
+#include <c10/util/StringUtil.h>
+
+#include <algorithm>
+#include <cstring>
+#include <deque>
+#include <iterator>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "ts_infer/error.h"
+
+namespace ts_infer {
+namespace {
+
+[[noreturn]] void refuse(const std::string& what) { throw ModelLoadError(what); }
+[[noreturn]] void no_pickle() { refuse("it is no pickle that torch writes"); }
+
+/// Bytes of an element of "torch FloatStorage"; nullopt for another global.
+std::optional<std::uint64_t> element_size(std::string_view global) {
+  static const auto kSizes = [] {
+    std::unordered_map<std::string_view, std::uint64_t> sizes;
+#define TS_INFER_ADD_STORAGE(_, name) \
+  sizes["torch " #name "Storage"] = c10::elementSize(c10::ScalarType::name);
+    AT_FORALL_SCALAR_TYPES_WITH_COMPLEX_AND_QINTS(TS_INFER_ADD_STORAGE)
+#undef TS_INFER_ADD_STORAGE
+    return sizes;
+  }();
+  const auto found = kSizes.find(global);
+  if (found == kSizes.end()) return std::nullopt;
+  return found->second;
+}
+
+std::size_t bracket_depth(std::string_view text) {
+  std::size_t depth = 0;
+  std::size_t deepest = 0;
+  for (const char c : text) {
+    if (c == '[' || c == '(') deepest = std::max(deepest, ++depth);
+    if ((c == ']' || c == ')') && depth > 0) --depth;
+  }
+  return deepest;
+}
+
+/// A value as far as it can be told from the opcodes.
+struct Value {
+  enum class Kind { kOther, kInt, kText, kGlobal, kTuple, kList, kDict, kObject, kStorage };
+  Kind kind = Kind::kOther;
+  std::int64_t number = 0;  // kInt; kStorage: elements
+  std::string_view text{};  // kText; kGlobal: "torch FloatStorage"
+  std::uint32_t node = 0;   // of what holds others: its place in the graph
+
+  bool holds_others() const {
+    return kind == Kind::kTuple || kind == Kind::kList || kind == Kind::kDict ||
+           kind == Kind::kObject;
+  }
+};
+
+class Scanner {
+ public:
+  Scanner(std::string_view pickle, const StorageBytes& storage_bytes)
+      : rest_(pickle), storage_bytes_(storage_bytes) {}
+
+  PickleScan run() {
+    for (auto opcode = number<std::uint8_t>(); opcode != '.'; opcode = number<std::uint8_t>()) {
+      step(opcode);
+    }
+    return {std::max(longest_path(), type_nesting_)};
+  }
+
+ private:
+  using Kind = Value::Kind;
+
+  void step(std::uint8_t opcode) {
+    switch (opcode) {
+      case 0x80:  // PROTO
+        number<std::uint8_t>();
+        return;
+      case 'N':
+      case 0x88:  // NEWTRUE
+      case 0x89:  // NEWFALSE
+        return push({});
+      case 'G':
+        take(8);
+        return push({});
+      case 'J':
+        return push_int(number<std::int32_t>());
+      case 'K':
+        return push_int(number<std::uint8_t>());
+      case 'M':
+        return push_int(number<std::uint16_t>());
+      case 0x8a:  // LONG1, which libtorch reads of 8 bytes only
+        if (number<std::uint8_t>() != 8) refuse("it has an integer of another size than 8 bytes");
+        return push_int(number<std::int64_t>());
+      case 'X':
+        return push({.kind = Kind::kText, .text = take(number<std::uint32_t>())});
+      case 'c':
+        return push_global();
+      case ']':
+        return push_holder(Kind::kList);
+      case '}':
+        return push_holder(Kind::kDict);
+      case ')':
+        return push_tuple(0);
+      case 0x85:  // TUPLE1 to TUPLE3
+      case 0x86:
+      case 0x87:
+        return push_tuple(opcode - 0x84u);
+      case '(':
+        marks_.push_back(stack_.size());
+        return;
+      case 't':
+        return push_tuple(above_mark());
+      case 'l':
+      case 'd': {
+        const std::vector<Value> values = pop(above_mark());
+        if (opcode == 'd' && values.size() % 2 != 0) no_pickle();
+        push_holder(opcode == 'l' ? Kind::kList : Kind::kDict);
+        return put_in(values);
+      }
+      case 'a':
+        return append(1);
+      case 'e':
+        return append(above_mark());
+      case 's':
+        return set_items(2);
+      case 'u':
+        return set_items(above_mark());
+      case 'q':
+        memo_[number<std::uint8_t>()] = top();
+        return;
+      case 'r':
+        memo_[number<std::uint32_t>()] = top();
+        return;
+      case 'h':
+        return push_memo(number<std::uint8_t>());
+      case 'j':
+        return push_memo(number<std::uint32_t>());
+      case 'Q':
+        return push(storage(pop()));
+      case 0x81:  // NEWOBJ: the object is made by BUILD
+        pop();
+        return;
+      case 'R':
+      case 'b': {
+        const Value argument = pop();
+        return reduce(pop(), argument);
+      }
+      default:
+        refuse(
+            c10::str("it has the opcode ", static_cast<int>(opcode), ", which torch never writes"));
+    }
+  }
+
+  std::string_view take(std::size_t size) {
+    if (size > rest_.size()) refuse("it ends too early");
+    const std::string_view taken = rest_.substr(0, size);
+    rest_.remove_prefix(size);
+    return taken;
+  }
+
+  template <typename T>
+  T number() {
+    T value = 0;
+    std::memcpy(&value, take(sizeof(T)).data(), sizeof(T));
+    return value;
+  }
+
+  void push(const Value& value) { stack_.push_back(value); }
+  void push_int(std::int64_t value) { push({.kind = Kind::kInt, .number = value}); }
+
+  void push_global() {
+    // Two lines, the module and the name.
+    const std::size_t middle = rest_.find('\n');
+    const std::size_t end = middle == rest_.npos ? rest_.npos : rest_.find('\n', middle + 1);
+    if (end == rest_.npos) refuse("it ends too early");
+    globals_.push_back(std::string(take(end)));
+    globals_.back()[middle] = ' ';
+    take(1);
+    push({.kind = Kind::kGlobal, .text = globals_.back()});
+  }
+
+  Value& top() {
+    if (stack_.size() <= (marks_.empty() ? 0 : marks_.back())) no_pickle();
+    return stack_.back();
+  }
+
+  Value pop() {
+    const Value value = top();
+    stack_.pop_back();
+    return value;
+  }
+
+  std::vector<Value> pop(std::size_t count) {
+    std::vector<Value> values(count);
+    for (std::size_t i = count; i-- > 0;) values[i] = pop();
+    return values;
+  }
+
+  /// Takes the mark away; returns how many values lie above it.
+  std::size_t above_mark() {
+    if (marks_.empty()) no_pickle();
+    const std::size_t count = stack_.size() - marks_.back();
+    marks_.pop_back();
+    return count;
+  }
+
+  void push_memo(std::uint32_t index) {
+    const auto found = memo_.find(index);
+    if (found == memo_.end()) no_pickle();
+    push(found->second);
+  }
+
+  void push_holder(Kind kind) {
+    push({.kind = kind, .node = static_cast<std::uint32_t>(held_.size())});
+    held_.emplace_back();
+  }
+
+  /// Into the value on top. A tuple keeps what it holds for reduce().
+  void put_in(const std::vector<Value>& values) {
+    const bool keeps_all = top().kind == Kind::kTuple;
+    std::vector<Value>& held = held_[top().node];
+    std::copy_if(values.begin(), values.end(), std::back_inserter(held),
+                 [&](const Value& value) { return keeps_all || value.holds_others(); });
+  }
+
+  void push_tuple(std::size_t count) {
+    const std::vector<Value> values = pop(count);
+    push_holder(Kind::kTuple);
+    put_in(values);
+  }
+
+  void append(std::size_t count) {
+    const std::vector<Value> values = pop(count);
+    if (top().kind != Kind::kList) no_pickle();
+    put_in(values);
+  }
+
+  void set_items(std::size_t count) {
+    const std::vector<Value> values = pop(count);
+    if (top().kind != Kind::kDict || count % 2 != 0) no_pickle();
+    put_in(values);
+  }
+
+  const std::vector<Value>& elements(const Value& tuple, std::size_t at_least) const {
+    if (tuple.kind != Kind::kTuple || held_[tuple.node].size() < at_least) no_pickle();
+    return held_[tuple.node];
+  }
+
+  static std::int64_t integer(const Value& value) {
+    if (value.kind != Kind::kInt) no_pickle();
+    return value.number;
+  }
+
+  /// ("storage", type, key, location, elements)
+  Value storage(const Value& id) const {
+    const std::vector<Value>& parts = elements(id, 5);
+    const auto item = element_size(parts[1].kind == Kind::kGlobal ? parts[1].text : "");
+    if (!item || parts[2].kind != Kind::kText) no_pickle();
+    const std::int64_t count = integer(parts[4]);
+    const std::string key(parts[2].text);
+    const std::optional<std::uint64_t> bytes = storage_bytes_(key);
+    if (count < 0 || (count > 0 && !bytes) ||
+        static_cast<std::uint64_t>(count) > bytes.value_or(0) / *item) {
+      refuse(c10::str("storage ", key, ": expected ", bytes.value_or(0) / *item,
+                      " elements at most, as its record has, got ", count));
+    }
+    return {.kind = Kind::kStorage, .number = count};
+  }
+
+  /// (storage, offset, sizes, strides, …)
+  void check_tensor(const Value& arguments) const {
+    const std::vector<Value>& parts = elements(arguments, 4);
+    if (parts[0].kind != Kind::kStorage) no_pickle();
+    const std::vector<Value>& sizes = elements(parts[2], 0);
+    const std::vector<Value>& strides = elements(parts[3], 0);
+    const std::int64_t offset = integer(parts[1]);
+    bool is_valid = sizes.size() == strides.size() && offset >= 0;
+    bool is_empty = false;
+    std::int64_t last = offset;
+    std::int64_t count = 1;
+    for (std::size_t i = 0; is_valid && i < sizes.size(); ++i) {
+      const std::int64_t size = integer(sizes[i]);
+      const std::int64_t stride = integer(strides[i]);
+      std::int64_t reach = 0;
+      is_empty = is_empty || size == 0;
+      is_valid = size >= 0 && stride >= 0 &&
+                 (is_empty || (!__builtin_mul_overflow(size - 1, stride, &reach) &&
+                               !__builtin_add_overflow(last, reach, &last) &&
+                               !__builtin_mul_overflow(count, size, &count)));
+    }
+    if (!is_valid || (!is_empty && last >= parts[0].number)) {
+      refuse(c10::str("a tensor reaches outside its storage of ", parts[0].number, " elements"));
+    }
+  }
+
+  void reduce(const Value& function, const Value& argument) {
+    if (function.kind != Kind::kGlobal) no_pickle();
+    const std::string_view name = function.text;
+    if (name == "torch._utils _rebuild_tensor_v2" || name == "torch._utils _rebuild_qtensor") {
+      check_tensor(argument);
+    } else if (name == "torch._tensor _rebuild_from_type_v2" ||
+               name == "torch.distributed.rpc rref") {
+      refuse("it has a " + std::string(name) + ", which a model for inference does not need");
+    } else if (name == "torch.jit._pickle restore_type_tag") {
+      const std::vector<Value>& parts = elements(argument, 2);
+      if (parts[1].kind != Kind::kText) no_pickle();
+      type_nesting_ = std::max(type_nesting_, bracket_depth(parts[1].text));
+    }
+    push_holder(Kind::kObject);
+    put_in({argument});
+  }
+
+  /// Values on the longest way down.
+  std::size_t longest_path() const {
+    std::vector<std::uint32_t> holders(held_.size(), 0);
+    const auto for_each_held = [&](std::size_t node, const auto& visit) {
+      for (const Value& value : held_[node]) {
+        if (value.holds_others()) visit(value.node);
+      }
+    };
+    for (std::size_t i = 0; i < held_.size(); ++i) {
+      for_each_held(i, [&](std::uint32_t node) { ++holders[node]; });
+    }
+    std::vector<std::uint32_t> ready;
+    for (std::size_t i = 0; i < held_.size(); ++i) {
+      if (holders[i] == 0) ready.push_back(static_cast<std::uint32_t>(i));
+    }
+    std::vector<std::size_t> depth(held_.size(), 1);
+    std::size_t deepest = 0;
+    for (std::size_t done = 0; done < ready.size(); ++done) {
+      const std::uint32_t holder = ready[done];
+      deepest = std::max(deepest, depth[holder]);
+      for_each_held(holder, [&](std::uint32_t node) {
+        depth[node] = std::max(depth[node], depth[holder] + 1);
+        if (--holders[node] == 0) ready.push_back(node);
+      });
+    }
+    if (ready.size() < held_.size()) refuse("a value of it holds itself");
+    return deepest;
+  }
+
+  std::string_view rest_;
+  const StorageBytes& storage_bytes_;
+  std::vector<Value> stack_;
+  std::vector<std::size_t> marks_;
+  std::unordered_map<std::uint32_t, Value> memo_;
+  std::deque<std::string> globals_;
+  std::vector<std::vector<Value>> held_;  // by node
+  std::size_t type_nesting_ = 0;
+};
+
+}  // namespace
+
+PickleScan scan_pickle(std::string_view pickle, const StorageBytes& storage_bytes) {
+  return Scanner(pickle, storage_bytes).run();
+}
+
+}  // namespace ts_infer
