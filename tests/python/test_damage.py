@@ -29,7 +29,8 @@ class Branches(nn.Module):
 
     def forward(self, x: Tensor, key: str = "a") -> Tensor:
         if bool(x.sum() > 0):
-            return self.linear(x) + float(self.words[key][0])
+            y: Tensor = self.linear(x)
+            return y + float(self.words[key][0])
         return x
 
 
@@ -77,7 +78,7 @@ def test_what_was_cut_short_is_refused(make: Callable[[Path], bytes], tmp_path: 
     intact = make(tmp_path)
     choose = random.Random(2)
     for size in {choose.randrange(len(intact)) for _ in range(TRUNCATIONS)} | {0, len(intact) - 1}:
-        with pytest.raises(ModelLoadError, match="expected a TorchScript archive|damaged"):
+        with pytest.raises(ModelLoadError, match=r"expected a TorchScript archive|damaged"):
             runtime.load(intact[:size])
 
 

@@ -335,7 +335,7 @@ def test_pickles_that_libtorch_would_stumble_over_are_refused(pickle: bytes, mes
     ],
 )
 def test_tensors_stay_within_what_the_file_has(old: bytes, new: bytes, message: str) -> None:
-    """libtorch reads, or lets the model read, whatever lies behind the record."""
+    """Otherwise libtorch lets the model read whatever lies behind the record."""
     with pytest.raises(ModelLoadError, match=f"damaged: data.pkl: .*{message}"):
         runtime.load(with_altered_values(old, new))
 
