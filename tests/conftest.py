@@ -4,6 +4,10 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# --hypothesis-profile=long: for hours by hand, not for every change.
+settings.register_profile("long", max_examples=25_000)
 
 
 @pytest.fixture(scope="session")

@@ -82,6 +82,40 @@ void InputCheck::check_tensor(std::size_t index, const std::vector<c10::IValue>&
   }
 }
 
+std::string InputCheck::memory_fault(const at::Tensor& tensor) {
+  // What has these stands for a tensor, and its memory is elsewhere or nowhere.
+  constexpr c10::DispatchKeySet kStandIns({
+      c10::DispatchKey::Python,
+      c10::DispatchKey::Functionalize,
+      c10::DispatchKey::FuncTorchBatched,
+      c10::DispatchKey::FuncTorchGradWrapper,
+      c10::DispatchKey::Batched,
+  });
+  if (tensor.key_set().has_any(kStandIns)) {
+    return "expected a tensor with memory of its own, got one that stands for another (a fake or "
+           "functional tensor, or one inside vmap or grad); give the tensor itself";
+  }
+  // Sparse, nested and oneDNN's tensors keep theirs elsewhere, where nobody can take it away.
+  if (tensor.layout() != c10::kStrided || !tensor.has_storage() || tensor.numel() == 0) return "";
+  const auto sizes = tensor.sizes();
+  const auto strides = tensor.strides();
+  std::int64_t last = tensor.storage_offset();
+  bool overflows = last < 0;
+  for (std::size_t i = 0; i < sizes.size(); ++i) {
+    std::int64_t reach = 0;
+    overflows = overflows || __builtin_mul_overflow(sizes[i] - 1, strides[i], &reach) ||
+                __builtin_add_overflow(last, reach, &last);
+  }
+  const c10::StorageImpl& storage = *tensor.storage().unsafeGetStorageImpl();
+  const std::size_t elements = storage.nbytes() / tensor.itemsize();
+  if (!overflows && static_cast<std::uint64_t>(last) < elements && storage.data() != nullptr) {
+    return "";
+  }
+  return c10::str("expected memory for every element of shape ", shape_string(sizes),
+                  " with strides ", shape_string(strides), ", got ", storage.data() ? elements : 0,
+                  " elements");
+}
+
 void InputCheck::fail(const std::string& what) const {
   throw InputError(where_ + ' ' + what + '\n' + signature_);
 }

@@ -19,6 +19,10 @@ class InputCheck {
   /// @throws InputError that quotes the signature.
   void check(const std::vector<c10::IValue>& arguments) const;
 
+  /// That torch could read every element: the tensor has memory of its own, as far as its sizes and
+  /// strides reach. Else what is wrong with it: "expected …, got …"; "" where nothing is.
+  static std::string memory_fault(const at::Tensor& tensor);
+
   /// Ends with the signature what is wrong with the arguments as a whole, or with one by name.
   [[noreturn]] void fail(const std::string& what) const;
   [[noreturn]] void fail(const std::string& input, const std::string& what) const;

@@ -7,6 +7,9 @@
 #include <ATen/core/jit_type.h>
 #include <c10/util/StringUtil.h>
 
+#include <algorithm>
+#include <stdexcept>
+
 #include "messages.h"
 #include "tensor_access.h"
 #include "ts_infer/error.h"
@@ -19,6 +22,80 @@ namespace {
                              const Value& got) {
   throw InputError(
       c10::str(where, ": expected ", expected->annotation_str(), ", got ", got.type_name()));
+}
+
+constexpr int kDeepest = 1000;  // containers within containers
+
+std::string too_deep() {
+  return "containers that nest at most " + std::to_string(kDeepest) + " deep, got deeper ones";
+}
+
+using Transform = std::function<at::Tensor(const at::Tensor&)>;
+
+c10::IValue map_tensors_at(const c10::IValue& value, const Transform& transform, int depth) {
+  if (depth > kDeepest) throw std::length_error("expected " + too_deep());
+  if (value.isTensor()) {
+    const at::Tensor& tensor = value.toTensor();
+    return tensor.defined() ? c10::IValue(transform(tensor)) : value;
+  }
+  const auto map = [&](const c10::IValue& element) {
+    return map_tensors_at(element, transform, depth + 1);
+  };
+  if (value.isTuple()) {
+    std::vector<c10::IValue> elements;
+    for (const c10::IValue& element : value.toTupleRef().elements()) {
+      elements.push_back(map(element));
+    }
+    return c10::ivalue::Tuple::createNamed(std::move(elements),
+                                           value.type()->expect<c10::TupleType>());
+  }
+  if (value.isList()) {
+    const auto list = value.toList();
+    c10::impl::GenericList mapped(list.elementType());
+    mapped.reserve(list.size());
+    for (const c10::IValue& element : list) mapped.push_back(map(element));
+    return mapped;
+  }
+  if (value.isGenericDict()) {
+    const auto dict = value.toGenericDict();
+    c10::impl::GenericDict mapped(dict.keyType(), dict.valueType());
+    for (const auto& entry : dict) mapped.insert(entry.key(), map(entry.value()));
+    return mapped;
+  }
+  return value;
+}
+
+void visit_leaves_at(const c10::IValue& value, const std::function<void(const c10::IValue&)>& visit,
+                     int depth) {
+  if (depth > kDeepest) throw std::length_error("expected " + too_deep());
+  const auto go_on = [&](const c10::IValue& element) {
+    visit_leaves_at(element, visit, depth + 1);
+  };
+  if (value.isTuple()) {
+    for (const c10::IValue& element : value.toTupleRef().elements()) go_on(element);
+  } else if (value.isList()) {
+    for (const c10::IValue& element : value.toList()) go_on(element);
+  } else if (value.isGenericDict()) {
+    for (const auto& entry : value.toGenericDict()) go_on(entry.value());
+  } else {
+    visit(value);
+  }
+}
+
+bool is_deeper_than(const Value& value, int levels) {
+  if (levels < 0) return true;
+  const auto is_too_deep = [&](const Value& element) {
+    return is_deeper_than(element, levels - 1);
+  };
+  if (value.is_list())
+    return std::any_of(value.as_list().begin(), value.as_list().end(), is_too_deep);
+  if (value.is_tuple()) {
+    const std::vector<Value>& elements = value.as_tuple().values;
+    return std::any_of(elements.begin(), elements.end(), is_too_deep);
+  }
+  return value.is_dict() &&
+         std::any_of(value.as_dict().begin(), value.as_dict().end(),
+                     [&](const auto& entry) { return is_too_deep(entry.second); });
 }
 
 c10::IValue to_list(const Value& value, const c10::ListType& type, const std::string& where) {
@@ -215,48 +292,16 @@ std::vector<Value> from_ivalues(const std::vector<c10::IValue>& values, const st
   return result;
 }
 
-c10::IValue map_tensors(const c10::IValue& value,
-                        const std::function<at::Tensor(const at::Tensor&)>& transform) {
-  if (value.isTensor()) {
-    const at::Tensor& tensor = value.toTensor();
-    return tensor.defined() ? c10::IValue(transform(tensor)) : value;
-  }
-  if (value.isTuple()) {
-    std::vector<c10::IValue> elements;
-    for (const c10::IValue& element : value.toTupleRef().elements()) {
-      elements.push_back(map_tensors(element, transform));
-    }
-    return c10::ivalue::Tuple::createNamed(std::move(elements),
-                                           value.type()->expect<c10::TupleType>());
-  }
-  if (value.isList()) {
-    const auto list = value.toList();
-    c10::impl::GenericList mapped(list.elementType());
-    mapped.reserve(list.size());
-    for (const c10::IValue& element : list) mapped.push_back(map_tensors(element, transform));
-    return mapped;
-  }
-  if (value.isGenericDict()) {
-    const auto dict = value.toGenericDict();
-    c10::impl::GenericDict mapped(dict.keyType(), dict.valueType());
-    for (const auto& entry : dict) {
-      mapped.insert(entry.key(), map_tensors(entry.value(), transform));
-    }
-    return mapped;
-  }
-  return value;
+c10::IValue map_tensors(const c10::IValue& value, const Transform& transform) {
+  return map_tensors_at(value, transform, 0);
 }
 
 void for_each_leaf(const c10::IValue& value, const std::function<void(const c10::IValue&)>& visit) {
-  if (value.isTuple()) {
-    for (const c10::IValue& element : value.toTupleRef().elements()) for_each_leaf(element, visit);
-  } else if (value.isList()) {
-    for (const c10::IValue& element : value.toList()) for_each_leaf(element, visit);
-  } else if (value.isGenericDict()) {
-    for (const auto& entry : value.toGenericDict()) for_each_leaf(entry.value(), visit);
-  } else {
-    visit(value);
-  }
+  visit_leaves_at(value, visit, 0);
+}
+
+void require_shallow(const Value& value) {
+  if (is_deeper_than(value, kDeepest)) throw InputError(": expected " + too_deep());
 }
 
 }  // namespace ts_infer

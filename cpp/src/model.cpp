@@ -2,6 +2,7 @@
 
 #include <ATen/Context.h>
 #include <ATen/Functions.h>
+#include <ATen/MemoryOverlap.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/clone.h>
@@ -157,6 +158,16 @@ class OutputOwnership {
   std::unordered_set<const void*> shared_;
 };
 
+/// Whether two tensors surely have elements in common. Those with gaps may lie between each other.
+bool share_memory(const at::Tensor& a, const at::Tensor& b) {
+  if (a.device() != b.device() || a.numel() == 0 || b.numel() == 0) return false;
+  if (!a.is_non_overlapping_and_dense() || !b.is_non_overlapping_and_dense()) return false;
+  const auto* const begin_a = static_cast<const char*>(a.const_data_ptr());
+  const auto* const begin_b = static_cast<const char*>(b.const_data_ptr());
+  return std::less<>()(begin_a, begin_b + b.nbytes()) &&
+         std::less<>()(begin_b, begin_a + a.nbytes());
+}
+
 /// Arguments in the schema's order, defaults filled in. `convert(value, type)` makes an IValue of a
 /// caller's value, and throws an InputError that says what is wrong.
 template <typename V, typename Kwargs, typename Convert>
@@ -302,9 +313,11 @@ struct Model::Impl {
   c10::IValue execute(std::size_t method, Stack stack, const RunOptions& run_options,
                       Timing& timing);
   c10::IValue run(std::size_t method, Stack stack, const RunOptions& run_options);
-  bool inputs_are_on_host(std::size_t method, const Stack& stack) const;
+  /// Refuses tensors that no call could read; returns whether there is none on the device.
+  bool check_tensors(std::size_t method, const Stack& stack) const;
   c10::IValue compute(std::size_t method, Stack& stack, DeviceCall* call, Timing& timing);
   c10::IValue release(const c10::IValue& result, DeviceCall* call, bool to_host) const;
+  void check_buffers(const std::vector<Tensor>& buffers) const;
   void copy_outputs(const c10::IValue& result, const std::vector<Tensor>& buffers,
                     DeviceCall* call) const;
   std::vector<Tensor> flatten(const c10::IValue& result) const;
@@ -591,33 +604,44 @@ Stack Model::Impl::bind(std::size_t method, const std::vector<Tensor>& inputs) c
 
 Stack Model::Impl::bind(std::size_t method, const std::vector<Value>& args,
                         const std::map<std::string, Value>& kwargs) const {
-  return bind_arguments(
-      *methods[method].schema, args, kwargs, methods[method].check,
-      [](const Value& value, const c10::TypePtr& type) { return to_ivalue(value, type, ""); });
+  return bind_arguments(*methods[method].schema, args, kwargs, methods[method].check,
+                        [](const Value& value, const c10::TypePtr& type) {
+                          require_shallow(value);
+                          return to_ivalue(value, type, "");
+                        });
 }
 
-bool Model::Impl::inputs_are_on_host(std::size_t method, const Stack& stack) const {
+bool Model::Impl::check_tensors(std::size_t method, const Stack& stack) const {
   bool any_host = false;
   bool any_device = false;
   for (std::size_t i = 0; i < stack.size(); ++i) {
-    const auto place = [&](const c10::IValue& leaf) {
+    const auto fail = [&](const std::string& what) {
+      methods[method].check.fail(methods[method].schema->arguments()[i + 1].name(), what);
+    };
+    const auto look_at = [&](const c10::IValue& leaf) {
       if (!leaf.isTensor() || !leaf.toTensor().defined()) return;
       const c10::Device where_it_is = leaf.toTensor().device();
       const bool on_host = where_it_is.is_cpu();
       any_host = any_host || on_host;
       any_device = any_device || !on_host;
-      if ((on_host || where_it_is == device) && !(any_host && any_device)) return;
-      methods[method].check.fail(
-          methods[method].schema->arguments()[i + 1].name(),
-          c10::str("device: expected ",
-                   device.is_cpu() ? "cpu" : "all inputs on cpu or all on " + device.str(),
-                   ", got ", where_it_is.str(), on_host ? " beside inputs on the device" : "",
-                   "; move it, or load the model on that device"));
+      if ((!on_host && where_it_is != device) || (any_host && any_device)) {
+        fail(c10::str("device: expected ",
+                      device.is_cpu() ? "cpu" : "all inputs on cpu or all on " + device.str(),
+                      ", got ", where_it_is.str(), on_host ? " beside inputs on the device" : "",
+                      "; move it, or load the model on that device"));
+      }
+      if (const std::string fault = InputCheck::memory_fault(leaf.toTensor()); !fault.empty()) {
+        fail(fault);
+      }
     };
     if (stack[i].isTensor()) {
-      place(stack[i]);
-    } else {
-      for_each_leaf(stack[i], place);
+      look_at(stack[i]);
+      continue;
+    }
+    try {
+      for_each_leaf(stack[i], look_at);
+    } catch (const std::length_error& error) {
+      fail(error.what());
     }
   }
   return !any_device;
@@ -659,6 +683,8 @@ c10::IValue Model::Impl::release(const c10::IValue& result, DeviceCall* call, bo
   };
   const auto release_tensor = [&](const at::Tensor& tensor) {
     if (to_host && !tensor.is_cpu()) return call->to_host(tensor);
+    // Its memory holds something else than its values.
+    if (tensor.is_conj() || tensor.is_neg()) return tensor.resolve_conj().resolve_neg();
     const bool is_copied = ownership.is_shared(tensor) || holds_too_much(tensor);
     at::Tensor released = is_copied ? tensor.detach().clone() : as_ordinary(tensor);
     if (call && !released.is_cpu()) call->keep_on_device(released);
@@ -667,6 +693,26 @@ c10::IValue Model::Impl::release(const c10::IValue& result, DeviceCall* call, bo
   // The common case, without the walk's indirection.
   if (result.isTensor() && result.toTensor().defined()) return release_tensor(result.toTensor());
   return map_tensors(result, release_tensor);
+}
+
+void Model::Impl::check_buffers(const std::vector<Tensor>& buffers) const {
+  for (std::size_t i = 0; i < buffers.size(); ++i) {
+    const auto fail = [&](const std::string& what) {
+      throw InputError(c10::str(where(), " outputs[", i, "]: ", what));
+    };
+    const at::Tensor buffer = to_torch(buffers[i]);
+    if (!buffer.defined()) fail("expected a buffer, got an undefined tensor");
+    if (const std::string fault = InputCheck::memory_fault(buffer); !fault.empty()) fail(fault);
+    if (at::has_internal_overlap(buffer) == at::MemOverlap::Yes) {
+      fail("expected a buffer with room for each element, got strides " +
+           shape_string(buffer.strides()) + " in which elements share theirs");
+    }
+    for (std::size_t other = 0; other < i; ++other) {
+      if (share_memory(buffer, to_torch(buffers[other]))) {
+        fail(c10::str("expected memory of its own, got memory of outputs[", other, "]"));
+      }
+    }
+  }
 }
 
 void Model::Impl::copy_outputs(const c10::IValue& result, const std::vector<Tensor>& buffers,
@@ -683,14 +729,11 @@ void Model::Impl::copy_outputs(const c10::IValue& result, const std::vector<Tens
   }
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     const at::Tensor buffer = to_torch(buffers[i]);
-    if (!buffer.defined() || buffer.scalar_type() != outputs[i].scalar_type() ||
-        buffer.sizes() != outputs[i].sizes()) {
-      throw InputError(c10::str(
-          where(), " outputs[", i, "]: expected a buffer of ",
-          dtype_string(outputs[i].scalar_type()), shape_string(outputs[i].sizes()), ", got ",
-          buffer.defined()
-              ? c10::str(dtype_string(buffer.scalar_type()), shape_string(buffer.sizes()))
-              : "an undefined tensor"));
+    if (buffer.scalar_type() != outputs[i].scalar_type() || buffer.sizes() != outputs[i].sizes()) {
+      throw InputError(c10::str(where(), " outputs[", i, "]: expected a buffer of ",
+                                dtype_string(outputs[i].scalar_type()),
+                                shape_string(outputs[i].sizes()), ", got ",
+                                dtype_string(buffer.scalar_type()), shape_string(buffer.sizes())));
     }
     if (call) {
       call->copy_into(outputs[i], buffer);
@@ -742,7 +785,8 @@ c10::IValue Model::Impl::run(std::size_t method, Stack stack, const RunOptions& 
 c10::IValue Model::Impl::execute(std::size_t method, Stack stack, const RunOptions& run_options,
                                  Timing& timing) {
   methods[method].check.check(stack);
-  const bool host_inputs = inputs_are_on_host(method, stack);
+  const bool host_inputs = check_tensors(method, stack);
+  check_buffers(run_options.outputs);
   bool to_host = host_inputs;
   if (!run_options.output_device.empty()) {
     const c10::Device wanted = resolve_device<InputError>(where(), run_options.output_device);

@@ -4,6 +4,7 @@
 #include <torch/csrc/jit/python/pybind_utils.h>
 #include <torch/csrc/utils/tensor_numpy.h>
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <unordered_map>
@@ -20,6 +21,8 @@ namespace {
 
 using torch::jit::toIValue;
 using torch::jit::toPyObject;
+
+constexpr int kDeepest = 100;  // containers in what may be of any type
 
 bool is_numpy_array(py::handle object) {
   // An array can exist only where numpy was imported; it is never imported for the sake of asking.
@@ -128,6 +131,26 @@ py::object with_tensors(py::handle object, const c10::TypePtr& type) {
   return py::reinterpret_borrow<py::object>(object);
 }
 
+bool holds_any(const c10::TypePtr& type) {
+  if (type->kind() == c10::TypeKind::AnyType) return true;
+  const auto contained = type->containedTypes();
+  return std::any_of(contained.begin(), contained.end(), holds_any);
+}
+
+// What holds itself, too. torch guesses the type of a value that may be any by calling itself.
+bool is_deeper_than(py::handle object, int levels) {
+  if (levels < 0) return true;
+  const auto is_too_deep = [&](py::handle item) { return is_deeper_than(item, levels - 1); };
+  if (PyList_Check(object.ptr()) || PyTuple_Check(object.ptr())) {
+    return std::any_of(object.begin(), object.end(), is_too_deep);
+  }
+  if (!PyDict_Check(object.ptr())) return false;
+  for (const auto& [key, value] : py::reinterpret_borrow<py::dict>(object)) {
+    if (is_too_deep(key) || is_too_deep(value)) return true;
+  }
+  return false;
+}
+
 // A conversion that succeeded, or the reason why not.
 struct Conversion {
   std::optional<c10::IValue> value;
@@ -136,6 +159,10 @@ struct Conversion {
 
 Conversion convert(py::handle object, const c10::TypePtr& type, std::optional<std::int32_t> size) {
   Conversion result;
+  if (holds_any(type) && is_deeper_than(object, kDeepest)) {
+    result.reason = "its containers nest more than " + std::to_string(kDeepest) + " deep";
+    return result;
+  }
   try {
     const bool is_plain = type->kind() == c10::TypeKind::TensorType && is_array(object);
     result.value = is_plain ? c10::IValue(tensor_from_array(object))
@@ -166,6 +193,13 @@ std::string kind_of(py::handle object) {
   }
   if (PyList_Check(object.ptr()) || PyTuple_Check(object.ptr())) {
     name += " of " + std::to_string(py::len(object));
+  }
+  int overflow = 0;
+  if (PyLong_Check(object.ptr())) PyLong_AsLongLongAndOverflow(object.ptr(), &overflow);
+  if (overflow != 0) return "one of more than 64 bits";
+  if (PyUnicode_Check(object.ptr()) && PyUnicode_AsUTF8(object.ptr()) == nullptr) {
+    PyErr_Clear();
+    return "one that UTF-8 cannot write";
   }
   return name;
 }
@@ -207,7 +241,7 @@ std::string mismatch(const std::string& place, py::handle object, const c10::Typ
     }
   }
   std::string text = place + ": expected " + type->annotation_str() + ", got " + kind_of(object);
-  if (is_array(object)) {
+  if (is_array(object) || type->kind() == c10::TypeKind::AnyType) {
     text += " (" + reason + ")";
   } else if (type->isSubtypeOf(*c10::OptionalType::ofTensor())) {
     text += "; pass a torch.Tensor, a numpy array or an object with __dlpack__";
@@ -240,6 +274,15 @@ c10::IValue argument_value(const Model& model, const std::string& method,
                    "\n" + signature_text(model, method, schema));
 }
 
+// Of a keyword; what UTF-8 cannot write is no name of an input.
+std::string name_of(py::handle keyword) {
+  Py_ssize_t size = 0;
+  const char* text = PyUnicode_AsUTF8AndSize(keyword.ptr(), &size);
+  if (text != nullptr) return {text, static_cast<std::size_t>(size)};
+  PyErr_Clear();
+  return py::repr(keyword).cast<std::string>();
+}
+
 }  // namespace
 
 py::object call_method(Model& model, const std::string& method, py::handle args,
@@ -258,7 +301,7 @@ py::object call_method(Model& model, const std::string& method, py::handle args,
   std::unordered_map<std::string, c10::IValue> named;
   if (kwargs) {
     for (const auto& [key, value] : py::reinterpret_borrow<py::dict>(kwargs)) {
-      auto name = key.cast<std::string>();
+      std::string name = name_of(key);
       const std::optional<int> index = schema.argumentIndexWithName(name);
       named.emplace(std::move(name), index && *index > 0 ? argument_value(model, method, schema,
                                                                           arguments[*index], value)

@@ -146,7 +146,7 @@ void bind_model(py::module_& module) {
       "What a file may ask for before ``load`` refuses it.\n\n"
       "``file_bytes``; ``members``, files in the archive; "
       "``unpacked_bytes`` of its\ncompressed members, together; "
-      "``nesting`` of blocks, brackets and operators in its code, and of values.\n")
+      "``nesting`` of blocks, brackets and operators in its code,\nand of values.\n")
       .def(py::init([](std::uint64_t file_bytes, std::uint64_t members,
                        std::uint64_t unpacked_bytes, std::uint64_t nesting) {
              return ArchiveLimits{file_bytes, members, unpacked_bytes, nesting};

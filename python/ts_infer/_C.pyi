@@ -169,7 +169,8 @@ class ArchiveLimits:
     """What a file may ask for before ``load`` refuses it.
 
     ``file_bytes``; ``members``, files in the archive; ``unpacked_bytes`` of its
-    compressed members, together; ``nesting`` of blocks, brackets and operators in its code, and of values.
+    compressed members, together; ``nesting`` of blocks, brackets and operators in its code,
+    and of values.
     """
     def __init__(
         self,

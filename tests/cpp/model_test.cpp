@@ -64,6 +64,70 @@ TEST(ModelTest, LoadsFromAFileToo) {
   EXPECT_THAT(values(model.forward({ones({1, 4})})[0]), ElementsAre(3, 3, 3, 3));
 }
 
+TEST(ModelTest, InputsHaveMemoryForEveryElement) {
+  Model model = load(archive(kLinear));
+  at::Tensor emptied = at::ones({2, 4});
+  emptied.storage().unsafeGetStorageImpl()->set_nbytes(3 * sizeof(float));
+  EXPECT_THAT(message_of<InputError>([&] { model.forward({from_torch(emptied)}); }),
+              HasSubstr("expected memory for every element of shape [2, 4] with strides [4, 1], "
+                        "got 3 elements"));
+  const at::Tensor far = at::ones({2, 4});
+  const std::vector<std::int64_t> strides = {std::int64_t{1} << 62, 4};
+  far.unsafeGetTensorImpl()->set_sizes_and_strides(far.sizes().vec(), at::IntArrayRef(strides));
+  EXPECT_THROW(model.forward({from_torch(far)}), InputError);
+  EXPECT_THROW(model.call({Value(from_torch(far))}), InputError);
+  EXPECT_THROW(call(model, "forward", {far}), InputError);
+}
+
+TEST(ModelTest, ListsAreLookedIntoToo) {
+  Model model = load(archive("def forward(self, x: List[Tensor]):\n    return x[0] + 1\n"));
+  at::Tensor emptied = at::ones({2, 4});
+  emptied.storage().unsafeGetStorageImpl()->set_nbytes(0);
+  EXPECT_THROW(model.call({Value(Value::List{{Value(from_torch(emptied))}})}), InputError);
+}
+
+TEST(ModelTest, InputsThatStandForTheirNegativesAreReadAsWhatTheyAre) {
+  Model model = load(archive(kLinear));
+  const at::Tensor values = at::arange(4, at::kFloat).reshape({1, 4});
+  const at::Tensor negated = at::_neg_view(-values);
+  EXPECT_TRUE(at::allclose(to_torch(model.forward({from_torch(negated)})[0]),
+                           to_torch(model.forward({from_torch(values)})[0])));
+}
+
+TEST(ModelTest, OutputsHoldTheirValues) {
+  Model model = load(archive("def forward(self, x):\n    return torch.conj(x), x\n"));
+  const at::Tensor x = at::complex(at::ones({2}), at::ones({2}));
+  const auto outputs = model.forward({from_torch(x)});
+  EXPECT_FALSE(to_torch(outputs[0]).is_conj());
+  EXPECT_TRUE(at::equal(to_torch(outputs[0]), x.conj()));
+}
+
+TEST(ModelTest, ValuesNestOnlySoDeep) {
+  Model model = load(archive("def forward(self, x: Any):\n    return isinstance(x, int)\n"));
+  const auto nested = [](int levels) {
+    Value value(std::int64_t{1});
+    for (int i = 0; i < levels; ++i) value = Value(Value::List{{std::move(value)}});
+    return value;
+  };
+  EXPECT_FALSE(model.call({nested(1000)}).as_bool());
+  EXPECT_THAT(message_of<InputError>([&] { model.call({nested(1001)}); }),
+              HasSubstr("input \"x\": expected containers that nest at most 1000 deep"));
+}
+
+TEST(ModelTest, ResultsThatNestTooDeepAreAnExecutionError) {
+  Model model = load(archive(R"(
+def forward(self, n: int):
+    outer: List[Any] = [n]
+    for i in range(n):
+        inner: List[Any] = [outer]
+        outer = inner
+    return outer
+)"));
+  EXPECT_TRUE(model.call({Value(std::int64_t{10})}).is_list());
+  EXPECT_THAT(message_of<ExecutionError>([&] { model.call({Value(std::int64_t{2000})}); }),
+              HasSubstr("nest at most 1000 deep"));
+}
+
 TEST(ModelTest, EveryExecutorComputesTheSame) {
   for (const char* executor :
        {"prepared", "legacy", "simple", "profiling", "profiling-no-fusion"}) {
@@ -266,6 +330,26 @@ TEST(ModelTest, CallerBuffersReceiveTheOutputs) {
                 model.forward({ones({1, 4})}, options);
               }),
               HasSubstr("outputs[0]: expected a buffer of float32[1, 4], got float32[2, 4]"));
+}
+
+TEST(ModelTest, CallerBuffersHaveRoomOfTheirOwn) {
+  Model model = load(archive("def forward(self, x):\n    return x + 1, x + 2\n"));
+  std::vector<float> memory(8, 1.0f);
+  const auto buffer = [&](std::size_t offset, const std::vector<std::int64_t>& strides = {}) {
+    return Tensor::from_blob(memory.data() + offset, DType::kFloat32, {4}, strides);
+  };
+  RunOptions options;
+  options.outputs = {buffer(0), buffer(3)};
+  EXPECT_THAT(message_of<InputError>([&] { model.forward({ones({4})}, options); }),
+              HasSubstr("outputs[1]: expected memory of its own, got memory of outputs[0]"));
+  options.outputs = {buffer(0, {0}), buffer(4)};
+  EXPECT_THAT(message_of<InputError>([&] { model.forward({ones({4})}, options); }),
+              HasSubstr("outputs[0]: expected a buffer with room for each element"));
+  EXPECT_THAT(memory, ::testing::Each(1.0f));
+  // What goes in may receive what comes out.
+  options.outputs = {buffer(0), buffer(4)};
+  model.forward({buffer(0)}, options);
+  EXPECT_THAT(memory, ElementsAre(2, 2, 2, 2, 3, 3, 3, 3));
 }
 
 TEST(ModelTest, MethodsRunByName) {

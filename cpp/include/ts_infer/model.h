@@ -126,7 +126,8 @@ struct LoadOptions {
 /// How one call runs.
 struct RunOptions {
   /// Buffers of the caller that receive the outputs, in order: same dtype and shape, on any
-  /// device the model can copy to. Empty: new tensors. They are then what forward() returns.
+  /// device the model can copy to. They may share memory with inputs, not with one another. Empty:
+  /// new tensors. They are then what forward() returns.
   std::vector<Tensor> outputs;
 
   /// Where outputs go: "" for where the inputs were, "cpu", or the model's device.

@@ -87,9 +87,10 @@ c10::IValue build(const ResultStructure& result, const c10::Type& type,
   return {};
 }
 
-/// As the package's code expects it: contiguous, and aligned as torch's allocators align.
+/// As the package's code expects it: contiguous, aligned as torch's allocators align, and with
+/// memory that holds its values.
 at::Tensor as_compiled_for(const at::Tensor& input) {
-  at::Tensor contiguous = input.contiguous();
+  at::Tensor contiguous = input.contiguous().resolve_conj().resolve_neg();
   const auto address = reinterpret_cast<std::uintptr_t>(contiguous.const_data_ptr());
   return address % c10::gAlignment == 0 ? contiguous : contiguous.clone();
 }

@@ -87,7 +87,7 @@ at::Tensor activate(at::Tensor tensor, Activation activation) {
 
 bool is_float_on_host(const at::Tensor& tensor) {
   return tensor.defined() && tensor.device().is_cpu() && tensor.scalar_type() == at::kFloat &&
-         tensor.layout() == at::kStrided &&
+         tensor.layout() == at::kStrided && !tensor.is_neg() &&
          !(c10::GradMode::is_enabled() && tensor.requires_grad());
 }
 

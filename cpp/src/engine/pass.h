@@ -36,7 +36,7 @@ std::pair<torch::jit::Node*, Activation> only_activation(torch::jit::Value* valu
 /// The activation by torch's operators, in place.
 at::Tensor activate(at::Tensor tensor, Activation activation);
 
-/// A dense float32 tensor on the host that wants no gradient.
+/// A dense float32 tensor on the host that wants no gradient, whose memory holds its values.
 bool is_float_on_host(const at::Tensor& tensor);
 
 }  // namespace ts_infer
