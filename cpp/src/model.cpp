@@ -22,6 +22,7 @@
 
 #include "archive/archive.h"
 #include "archive/golden.h"
+#include "background_calls.h"
 #include "device/call_graphs.h"
 #include "device/device.h"
 #include "device/device_call.h"
@@ -32,6 +33,7 @@
 #include "dtype.h"
 #include "engine/package_engine.h"
 #include "engine/torchscript_engine.h"
+#include "forks.h"
 #include "input_check.h"
 #include "intra_op_threads.h"
 #include "ivalues.h"
@@ -48,6 +50,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 using Stack = std::vector<c10::IValue>;
+
+constexpr double kLongestDeadline = 1e9;  // ms; eleven days
 
 double ms_since(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
@@ -280,6 +284,9 @@ struct Model::Impl {
   std::mutex turn;                            // of a stateful model
   std::shared_ptr<const StreamLease> stream;  // on a device: of a stateful model
   std::atomic<bool> unwaited{false};  // a call returned while the device may still read weights
+  const unsigned forks = fork_count();
+  std::once_flag first_deadline;
+  std::unique_ptr<BackgroundCalls> background;  // of calls with a deadline
 
   Impl() = default;
   Impl(const Impl&) = delete;
@@ -309,10 +316,29 @@ struct Model::Impl {
   Stack bind(std::size_t method, const std::vector<Value>& args,
              const std::map<std::string, Value>& kwargs) const;
 
+  /// What came of a call.
+  struct Outcome {
+    c10::IValue result;
+    Timing timing;
+    std::vector<std::string> warnings;
+  };
+
+  /// Where inputs are and outputs go.
+  struct Places {
+    bool host_inputs;
+    bool host_outputs;
+  };
+
+  c10::IValue run(std::size_t method, Stack stack, const RunOptions& run_options);
+  Outcome run_until(BackgroundCalls::Clock::time_point deadline, std::size_t method,
+                    const Stack& stack, const RunOptions& run_options, const Places& places);
+
   /// A call, without stats and callbacks.
   c10::IValue execute(std::size_t method, Stack stack, const RunOptions& run_options,
-                      Timing& timing);
-  c10::IValue run(std::size_t method, Stack stack, const RunOptions& run_options);
+                      const Places& places, Timing& timing);
+
+  /// Refuses what is wrong with a call before the model sees it.
+  Places check_call(std::size_t method, const Stack& stack, const RunOptions& run_options) const;
   /// Refuses tensors that no call could read; returns whether there is none on the device.
   bool check_tensors(std::size_t method, const Stack& stack) const;
   c10::IValue compute(std::size_t method, Stack& stack, DeviceCall* call, Timing& timing);
@@ -321,11 +347,12 @@ struct Model::Impl {
   void copy_outputs(const c10::IValue& result, const std::vector<Tensor>& buffers,
                     DeviceCall* call) const;
   std::vector<Tensor> flatten(const c10::IValue& result) const;
-  void finish(std::size_t method, Timing& timing, const WarningCollector& warnings);
+  void finish(std::size_t method, Outcome& outcome);
 };
 
 Model::Impl::~Impl() {
-  if (!unwaited) return;
+  background = nullptr;
+  if (!unwaited || forks != fork_count()) return;
   try {
     synchronize(device);
   } catch (const std::exception&) {
@@ -431,7 +458,9 @@ void Model::Impl::rehearse_with(const std::function<void(const WarmUpCall&)>& us
   Impl& actor = understudy ? *understudy : *this;
   use([&](const std::vector<Value>& args) {
     Timing timing;
-    return actor.execute(forward, actor.bind(forward, args, {}), {}, timing);
+    Stack stack = actor.bind(forward, args, {});
+    const Places places = actor.check_call(forward, stack, {});
+    return actor.execute(forward, std::move(stack), {}, places, timing);
   });
 }
 
@@ -756,7 +785,8 @@ std::vector<Tensor> Model::Impl::flatten(const c10::IValue& result) const {
   return outputs;
 }
 
-void Model::Impl::finish(std::size_t method, Timing& timing, const WarningCollector& warnings) {
+void Model::Impl::finish(std::size_t method, Outcome& outcome) {
+  Timing& timing = outcome.timing;
   if (method == forward) {
     stats.record(timing);
     timing.call = calls.fetch_add(1, std::memory_order_relaxed) + 1;
@@ -769,34 +799,94 @@ void Model::Impl::finish(std::size_t method, Timing& timing, const WarningCollec
       }
     }
   }
-  for (const std::string& message : warnings.messages()) log(LogLevel::kWarning, message);
+  for (const std::string& message : outcome.warnings) log(LogLevel::kWarning, message);
 }
 
 c10::IValue Model::Impl::run(std::size_t method, Stack stack, const RunOptions& run_options) {
   const auto start = Clock::now();
-  WarningCollector warnings;
-  Timing timing;
-  c10::IValue result = execute(method, std::move(stack), run_options, timing);
-  timing.total_ms = ms_since(start);
-  finish(method, timing, warnings);
-  return result;
+  const Places places = check_call(method, stack, run_options);
+  Outcome outcome;
+  if (run_options.deadline_ms > 0) {
+    const std::chrono::duration<double, std::milli> within(run_options.deadline_ms);
+    outcome = run_until(start + std::chrono::duration_cast<Clock::duration>(within), method, stack,
+                        run_options, places);
+  } else {
+    const WarningCollector warnings;
+    outcome.result = execute(method, std::move(stack), run_options, places, outcome.timing);
+    outcome.warnings = warnings.messages();
+  }
+  outcome.timing.total_ms = ms_since(start);
+  finish(method, outcome);
+  return std::move(outcome.result);
 }
 
-c10::IValue Model::Impl::execute(std::size_t method, Stack stack, const RunOptions& run_options,
-                                 Timing& timing) {
+Model::Impl::Outcome Model::Impl::run_until(BackgroundCalls::Clock::time_point deadline,
+                                            std::size_t method, const Stack& stack,
+                                            const RunOptions& run_options, const Places& places) {
+  std::call_once(first_deadline, [this] { background = std::make_unique<BackgroundCalls>(); });
+  // The caller's memory is the caller's again at the deadline.
+  Stack copies;
+  for (const c10::IValue& argument : stack) {
+    copies.push_back(map_tensors(argument, [](const at::Tensor& tensor) {
+      return tensor.detach().clone(at::MemoryFormat::Preserve);
+    }));
+  }
+  RunOptions without_buffers = run_options;
+  without_buffers.outputs.clear();
+  const auto shared = std::make_shared<Outcome>();
+  const auto done = background->run_until(deadline, [=, this] {
+    const WarningCollector warnings;
+    shared->result = execute(method, copies, without_buffers, places, shared->timing);
+    shared->warnings = warnings.messages();
+  });
+  const std::string missed = c10::str(where(), " deadline_ms: expected a result within ",
+                                      run_options.deadline_ms, " ms, got none; ");
+  if (done == BackgroundCalls::Outcome::kStillRuns) {
+    throw ExecutionError(missed + "the call goes on in the background");
+  }
+  if (done == BackgroundCalls::Outcome::kNotStarted) {
+    throw ExecutionError(c10::str(missed, "it was not started: ", BackgroundCalls::kMostThreads,
+                                  " earlier ones still run"));
+  }
+  if (!run_options.outputs.empty()) {
+    copy_outputs(shared->result, run_options.outputs, nullptr);
+    shared->result = {};
+  }
+  return std::move(*shared);
+}
+
+Model::Impl::Places Model::Impl::check_call(std::size_t method, const Stack& stack,
+                                            const RunOptions& run_options) const {
+  if (forks != fork_count()) {
+    throw ExecutionError(where() +
+                         " expected the process that loaded the model, got a child of fork(), "
+                         "which has none of the threads that calls need; load the model in the "
+                         "child, or start it by other means (multiprocessing: \"spawn\")");
+  }
   methods[method].check.check(stack);
   const bool host_inputs = check_tensors(method, stack);
   check_buffers(run_options.outputs);
-  bool to_host = host_inputs;
-  if (!run_options.output_device.empty()) {
-    const c10::Device wanted = resolve_device<InputError>(where(), run_options.output_device);
-    if (!wanted.is_cpu() && wanted != device) {
-      throw InputError(c10::str(where(), " output_device: expected cpu or ", device.str(), ", got ",
-                                wanted.str()));
-    }
-    to_host = wanted.is_cpu();
+  const double deadline_ms = run_options.deadline_ms;
+  if (!(deadline_ms >= 0 && deadline_ms <= kLongestDeadline)) {
+    throw InputError(c10::str(where(), " deadline_ms: expected a number from 0 to ",
+                              kLongestDeadline, ", got ", deadline_ms));
   }
+  if (deadline_ms > 0 && !host_inputs) {
+    throw InputError(where() +
+                     " deadline_ms: expected inputs on the host, whose call waits for its outputs; "
+                     "got inputs on the device, whose call returns before they are computed");
+  }
+  if (run_options.output_device.empty()) return {host_inputs, host_inputs};
+  const c10::Device wanted = resolve_device<InputError>(where(), run_options.output_device);
+  if (!wanted.is_cpu() && wanted != device) {
+    throw InputError(c10::str(where(), " output_device: expected cpu or ", device.str(), ", got ",
+                              wanted.str()));
+  }
+  return {host_inputs, wanted.is_cpu()};
+}
 
+c10::IValue Model::Impl::execute(std::size_t method, Stack stack, const RunOptions& run_options,
+                                 const Places& places, Timing& timing) {
   try {
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
     const IntraOpThreads threads(options.intra_op_threads);
@@ -806,15 +896,15 @@ c10::IValue Model::Impl::execute(std::size_t method, Stack stack, const RunOptio
     if (info.stateful) my_turn.lock();
     std::optional<DeviceCall> call;
     if (!device.is_cpu()) {
-      call.emplace(device, host_inputs, run_options.stream,
+      call.emplace(device, places.host_inputs, run_options.stream,
                    stream ? std::optional(stream->stream()) : std::nullopt);
-      if (!host_inputs) unwaited = true;
+      if (!places.host_inputs) unwaited = true;
     }
     DeviceCall* const on_device = call ? &*call : nullptr;
     const c10::IValue computed = compute(method, stack, on_device, timing);
     c10::IValue result;
     if (run_options.outputs.empty()) {
-      result = release(computed, on_device, to_host);
+      result = release(computed, on_device, places.host_outputs);
     } else {
       copy_outputs(computed, run_options.outputs, on_device);
     }
@@ -901,7 +991,8 @@ std::size_t ModelAccess::compiled_plans(const Model& model) {
 const ArchiveInfo& ModelAccess::archive(const Model& model) { return model.impl_->archive; }
 
 c10::IValue ModelAccess::call(Model& model, const std::string& name, std::vector<c10::IValue> args,
-                              const std::unordered_map<std::string, c10::IValue>& kwargs) {
+                              const std::unordered_map<std::string, c10::IValue>& kwargs,
+                              const RunOptions& options) {
   Model::Impl& impl = *model.impl_;
   const std::size_t method = name == "forward" && impl.forward != std::string::npos
                                  ? impl.forward
@@ -910,8 +1001,9 @@ c10::IValue ModelAccess::call(Model& model, const std::string& name, std::vector
   const bool complete =
       plan.tensors_only && kwargs.empty() && args.size() == plan.schema->arguments().size() - 1 &&
       std::all_of(args.begin(), args.end(), [](const c10::IValue& arg) { return arg.isTensor(); });
-  if (complete) return impl.run(method, std::move(args), {});
-  return impl.run(method, bind_arguments(*plan.schema, args, kwargs, plan.check, check_type), {});
+  if (complete) return impl.run(method, std::move(args), options);
+  return impl.run(method, bind_arguments(*plan.schema, args, kwargs, plan.check, check_type),
+                  options);
 }
 
 c10::IValue call(Model& model, const std::string& method, std::vector<c10::IValue> args,

@@ -20,7 +20,8 @@ struct TS_INFER_API ModelAccess {
   static const c10::FunctionSchema& schema(const Model& model, const std::string& method);
 
   static c10::IValue call(Model& model, const std::string& method, std::vector<c10::IValue> args,
-                          const std::unordered_map<std::string, c10::IValue>& kwargs);
+                          const std::unordered_map<std::string, c10::IValue>& kwargs,
+                          const RunOptions& options = {});
 
   /// All but methods, operators, devices and code.
   static const ArchiveInfo& archive(const Model& model);

@@ -131,6 +131,19 @@ py::object with_tensors(py::handle object, const c10::TypePtr& type) {
   return py::reinterpret_borrow<py::object>(object);
 }
 
+// torch would cast a tensor to one.
+bool is_number(const c10::Type& type) {
+  switch (type.kind()) {
+    case c10::TypeKind::BoolType:
+    case c10::TypeKind::IntType:
+    case c10::TypeKind::FloatType:
+    case c10::TypeKind::ComplexType:
+      return true;
+    default:
+      return false;
+  }
+}
+
 bool holds_any(const c10::TypePtr& type) {
   if (type->kind() == c10::TypeKind::AnyType) return true;
   const auto contained = type->containedTypes();
@@ -159,6 +172,10 @@ struct Conversion {
 
 Conversion convert(py::handle object, const c10::TypePtr& type, std::optional<std::int32_t> size) {
   Conversion result;
+  if (is_number(*type) && THPVariable_Check(object.ptr())) {
+    result.reason = "a tensor is no number; pass its item()";
+    return result;
+  }
   if (holds_any(type) && is_deeper_than(object, kDeepest)) {
     result.reason = "its containers nest more than " + std::to_string(kDeepest) + " deep";
     return result;
@@ -241,7 +258,7 @@ std::string mismatch(const std::string& place, py::handle object, const c10::Typ
     }
   }
   std::string text = place + ": expected " + type->annotation_str() + ", got " + kind_of(object);
-  if (is_array(object) || type->kind() == c10::TypeKind::AnyType) {
+  if (is_array(object) || is_number(*type) || type->kind() == c10::TypeKind::AnyType) {
     text += " (" + reason + ")";
   } else if (type->isSubtypeOf(*c10::OptionalType::ofTensor())) {
     text += "; pass a torch.Tensor, a numpy array or an object with __dlpack__";
@@ -285,8 +302,8 @@ std::string name_of(py::handle keyword) {
 
 }  // namespace
 
-py::object call_method(Model& model, const std::string& method, py::handle args,
-                       py::handle kwargs) {
+py::object call_method(Model& model, const std::string& method, py::handle args, py::handle kwargs,
+                       const RunOptions& options) {
   const c10::FunctionSchema& schema = ModelAccess::schema(model, method);
   const std::vector<c10::Argument>& arguments = schema.arguments();
 
@@ -314,7 +331,7 @@ py::object call_method(Model& model, const std::string& method, py::handle args,
   c10::IValue result;
   {
     const GilRelease release;
-    result = call(model, method, std::move(positional), named);
+    result = ModelAccess::call(model, method, std::move(positional), named, options);
   }
   std::string reason;
   try {

@@ -118,6 +118,13 @@ Any run_method(Model& self, const std::string& method, const py::Args<Any>& args
   return call_method(self, method, args, kwargs);
 }
 
+Any call_within(Model& self, double deadline_ms, const py::Args<Any>& args,
+                const py::KWArgs<Any>& kwargs) {
+  RunOptions options;
+  options.deadline_ms = deadline_ms;
+  return call_method(self, "forward", args, kwargs, options);
+}
+
 constexpr const char* kForwardDoc = R"(Run the model.
 
 Arguments go by position or by name, nested as the signature says. A ``torch.Tensor``, a
@@ -309,6 +316,21 @@ Raises:
 
 Example:
     >>> model.run_method("reset_states")
+)")
+      .def("call_within", &call_within,
+           R"(Run the model, and stop waiting after so many milliseconds.
+
+The deadline comes first; the other arguments, the result and the errors are those of a call.
+The call runs on a thread of the model's own, on copies of the inputs, which are on the host.
+Nothing can stop what runs: past the deadline it goes on in the background and its outputs are
+dropped. The next call of a stateful model waits for it, and so does the model's destruction.
+
+Raises:
+    InputError: An argument is wrong, the deadline too.
+    ExecutionError: The model failed, or there was no result by the deadline.
+
+Example:
+    >>> out = model.call_within(20, *inputs)
 )")
       .def("method_names", &Model::method_names, "Includes \"forward\" where there is one.")
       .def_property_readonly("signature", &Model::signature, "What a call takes and returns.")

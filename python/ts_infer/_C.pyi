@@ -413,6 +413,26 @@ class Model:
             >>> out = model(*inputs)
         """
     def __repr__(self) -> str: ...
+    def call_within(
+        self,
+        arg0: typing.SupportsFloat | typing.SupportsIndex,
+        *args: typing.Any,
+        **kwargs: typing.Any,
+    ) -> typing.Any:
+        """Run the model, and stop waiting after so many milliseconds.
+
+        The deadline comes first; the other arguments, the result and the errors are those of a call.
+        The call runs on a thread of the model's own, on copies of the inputs, which are on the host.
+        Nothing can stop what runs: past the deadline it goes on in the background and its outputs are
+        dropped. The next call of a stateful model waits for it, and so does the model's destruction.
+
+        Raises:
+            InputError: An argument is wrong, the deadline too.
+            ExecutionError: The model failed, or there was no result by the deadline.
+
+        Example:
+            >>> out = model.call_within(20, *inputs)
+        """
     def clone(self) -> Model:
         """Another model that shares the weights, with its own copy of the state and no stats."""
     def forward(self, *args: typing.Any, **kwargs: typing.Any) -> typing.Any:

@@ -5,18 +5,33 @@
 #include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 #include <caffe2/serialize/inline_container.h>
+#include <torch/csrc/jit/frontend/resolver.h>
+#include <torch/csrc/jit/frontend/sugared_value.h>
 
 #include <fstream>
 #include <sstream>
 
 namespace ts_infer::testing {
+namespace {
+
+/// Finds operators that tests register, too: ts_infer_test.wait(x).
+struct TestResolver : torch::jit::NativeResolver {
+  std::shared_ptr<torch::jit::SugaredValue> resolveValue(
+      const std::string& name, torch::jit::GraphFunction& function,
+      const torch::jit::SourceRange& place) override {
+    if (name.starts_with("ts_infer_")) return std::make_shared<torch::jit::BuiltinModule>(name);
+    return NativeResolver::resolveValue(name, function, place);
+  }
+};
+
+}  // namespace
 
 torch::jit::Module make_module(const std::string& source) {
   torch::jit::Module module("Sample");
   module.register_parameter("weight", at::full({4, 4}, 0.5), /*is_buffer=*/false);
   module.register_buffer("state", at::zeros({4}));
   module.register_attribute("training", c10::BoolType::get(), false);
-  module.define(source);
+  module.define(source, std::make_shared<TestResolver>());
   module.eval();
   return module;
 }

@@ -12,7 +12,8 @@
 namespace ts_infer::testing {
 
 /// A module with the methods that `source` defines; self.weight is a [4, 4] tensor of halves, and
-/// self.state a [4] tensor of zeros.
+/// self.state a [4] tensor of zeros. Operators of a namespace that begins with "ts_infer_" are
+/// called as ts_infer_test.wait(x).
 torch::jit::Module make_module(const std::string& source);
 
 /// The bytes of a saved module, with a manifest and a golden sample where they are not empty.

@@ -132,12 +132,47 @@ def test_what_may_be_anything_nests_only_so_deep(value: object) -> None:
         ({"text": "\ud800"}, "expected str, got one that UTF-8 cannot write"),
         ({"\ud800": 1}, "an unknown one"),
         ({"\0": 1}, "an unknown one"),
+        ({"n": torch.tensor(3)}, "a tensor is no number; pass its item()"),
+        ({"flag": torch.tensor(2.5)}, "a tensor is no number; pass its item()"),
     ],
 )
-def test_values_without_a_form_in_cpp(arguments: dict[str, Any], message: str) -> None:
+def test_values_of_another_form_are_refused(arguments: dict[str, Any], message: str) -> None:
     model = runtime.load(archive_bytes(Mixed()))
     with pytest.raises(InputError, match=message):
         model(**arguments)
+
+
+def test_a_call_with_a_deadline_returns_what_a_call_returns() -> None:
+    model = runtime.load(archive_bytes(Mixed()))
+    x = torch.ones(2)
+    for arguments in ((x, 3), (x.numpy(), 3)):
+        total, n, text, flag = model.call_within(60_000, *arguments, text="a")
+        assert (total.item(), n, text, flag) == (3.0, 3, "a", False)
+    with pytest.raises(InputError, match="expected int, got float"):
+        model.call_within(60_000, x, 1.5)
+    for deadline in (-1, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="deadline_ms: expected a number from 0"):
+            model.call_within(deadline, x)
+
+
+def test_a_call_past_its_deadline_is_an_error_and_counts_as_a_call_of_the_state() -> None:
+    class Steps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("count", torch.zeros(1))
+
+        def forward(self, x: Tensor, steps: int) -> Tensor:
+            self.count.add_(1)
+            for _ in range(steps):
+                x = torch.sin(x)
+            return self.count + x * 0
+
+    model = runtime.load(archive_bytes(Steps()))
+    x = torch.ones(100)
+    with pytest.raises(ExecutionError, match="within 10 ms, got none; the call goes on"):
+        model.call_within(10, x, 200_000)
+    assert model(x, 1)[0] == 2
+    assert model.stats().count == 1
 
 
 DTYPES = st.sampled_from(

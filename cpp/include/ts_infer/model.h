@@ -137,6 +137,15 @@ struct RunOptions {
   /// cudaStream_t); nullptr is the calling thread's current stream. A stateful model runs on a
   /// stream of its own that is in order with it.
   void* stream = nullptr;
+
+  /// Milliseconds after which the caller stops waiting and gets an ExecutionError; 0: never. For
+  /// inputs on the host.
+  ///
+  /// The call runs on a thread of the model's own, on copies of the inputs. Nothing can stop what
+  /// runs: past the deadline it goes on in the background, its outputs are dropped, `outputs` stay
+  /// as they were, and the state of a stateful model changes as if nobody had stopped waiting. Its
+  /// next call waits for that, and so does the model's destruction.
+  double deadline_ms = 0;
 };
 
 /// A shared library that a model needs, and what it registers.
@@ -219,7 +228,8 @@ struct ModelInfo {
 /// A loaded model. A move-only handle; a moved-from handle may only be assigned or destroyed.
 ///
 /// All members but the special ones are safe from any number of threads at once; the calls of a
-/// stateful model take turns. Outputs belong to the caller, never alias the model's memory, and
+/// stateful model take turns. In a child process of fork() calls throw: the threads that they need
+/// are not there; load the model in the child. Outputs belong to the caller, never alias the model's memory, and
 /// outlive it.
 class TS_INFER_API Model {
  public:
