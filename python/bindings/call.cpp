@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -131,6 +132,13 @@ py::object with_tensors(py::handle object, const c10::TypePtr& type) {
   return py::reinterpret_borrow<py::object>(object);
 }
 
+// torch would take the truth of anything that has one, None's too.
+bool is_bool(py::handle object) {
+  if (PyBool_Check(object.ptr())) return true;
+  const std::string_view type = Py_TYPE(object.ptr())->tp_name;
+  return type == "numpy.bool" || type == "numpy.bool_";
+}
+
 // torch would cast a tensor to one.
 bool is_number(const c10::Type& type) {
   switch (type.kind()) {
@@ -174,6 +182,10 @@ Conversion convert(py::handle object, const c10::TypePtr& type, std::optional<st
   Conversion result;
   if (is_number(*type) && THPVariable_Check(object.ptr())) {
     result.reason = "a tensor is no number; pass its item()";
+    return result;
+  }
+  if (type->kind() == c10::TypeKind::BoolType && !is_bool(object)) {
+    result.reason = "pass True or False";
     return result;
   }
   if (holds_any(type) && is_deeper_than(object, kDeepest)) {
@@ -258,7 +270,8 @@ std::string mismatch(const std::string& place, py::handle object, const c10::Typ
     }
   }
   std::string text = place + ": expected " + type->annotation_str() + ", got " + kind_of(object);
-  if (is_array(object) || is_number(*type) || type->kind() == c10::TypeKind::AnyType) {
+  const bool says_why = is_number(*type) && reason.rfind("Unable to cast", 0) != 0;
+  if (is_array(object) || says_why || type->kind() == c10::TypeKind::AnyType) {
     text += " (" + reason + ")";
   } else if (type->isSubtypeOf(*c10::OptionalType::ofTensor())) {
     text += "; pass a torch.Tensor, a numpy array or an object with __dlpack__";

@@ -58,6 +58,20 @@ class Mixed(nn.Module):
         return total, n, text, flag
 
 
+class Steps(nn.Module):
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(1))
+
+    def forward(self, x: Tensor, steps: int) -> Tensor:
+        self.count.add_(1)
+        for _ in range(steps):
+            x = torch.sin(x)
+        return self.count + x * 0
+
+
 class AnyOf(nn.Module):
     def forward(self, x: Any) -> bool:
         return isinstance(x, Tensor)
@@ -134,6 +148,8 @@ def test_what_may_be_anything_nests_only_so_deep(value: object) -> None:
         ({"\0": 1}, "an unknown one"),
         ({"n": torch.tensor(3)}, "a tensor is no number; pass its item()"),
         ({"flag": torch.tensor(2.5)}, "a tensor is no number; pass its item()"),
+        ({"flag": None}, "expected bool, got None .pass True or False"),
+        ({"flag": 1}, "expected bool, got int .pass True or False"),
     ],
 )
 def test_values_of_another_form_are_refused(arguments: dict[str, Any], message: str) -> None:
@@ -156,17 +172,6 @@ def test_a_call_with_a_deadline_returns_what_a_call_returns() -> None:
 
 
 def test_a_call_past_its_deadline_is_an_error_and_counts_as_a_call_of_the_state() -> None:
-    class Steps(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.register_buffer("count", torch.zeros(1))
-
-        def forward(self, x: Tensor, steps: int) -> Tensor:
-            self.count.add_(1)
-            for _ in range(steps):
-                x = torch.sin(x)
-            return self.count + x * 0
-
     model = runtime.load(archive_bytes(Steps()))
     x = torch.ones(100)
     with pytest.raises(ExecutionError, match="within 10 ms, got none; the call goes on"):
@@ -276,7 +281,7 @@ def test_any_values_give_a_result_or_an_error(args: list[Any], kwargs: dict[str,
         )
         given_by_name.update(kwargs)
         assert n == given_by_name.get("n", 1)
-        assert flag == given_by_name.get("flag", False)
+        assert flag is bool(given_by_name.get("flag", False))
         if isinstance(given_by_name.get("text", ""), str):
             assert text == given_by_name.get("text", "")
 
