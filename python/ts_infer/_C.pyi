@@ -422,10 +422,10 @@ class Model:
         """Run the model, and stop waiting after so many milliseconds.
 
         The deadline comes first; the other arguments, the result and the errors are those of a
-        call. The call runs on a thread of the model's own, on copies of the inputs, which are on the
-        host. Nothing can stop what runs: past the deadline it goes on in the background and its
-        outputs are dropped. The next call of a stateful model waits for it, and so does the model's
-        destruction.
+        call. The call runs on a thread of the model's own, on copies of the inputs, which are on
+        the host. Nothing can stop what runs: past the deadline it goes on in the background and
+        its outputs are dropped. The next call of a stateful model waits for it, and so does the
+        model's destruction.
 
         Raises:
             InputError: An argument is wrong, the deadline too.

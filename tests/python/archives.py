@@ -92,3 +92,19 @@ class Counter(nn.Module):
     @torch.jit.export
     def current(self) -> Tensor:
         return self.count
+
+
+class Steps(nn.Module):
+    """Stateful, and as slow as it is told to be."""
+
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(1))
+
+    def forward(self, x: Tensor, steps: int) -> Tensor:
+        self.count.add_(1)
+        for _ in range(steps):
+            x = torch.sin(x)
+        return self.count + x * 0

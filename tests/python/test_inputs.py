@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from archives import archive_bytes, intra_op_threads, script
+from archives import Steps, archive_bytes, intra_op_threads, script
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -56,20 +56,6 @@ class Mixed(nn.Module):
                 count, value = table[key]
                 total = total + count * value.to(torch.float64).sum()
         return total, n, text, flag
-
-
-class Steps(nn.Module):
-    count: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("count", torch.zeros(1))
-
-    def forward(self, x: Tensor, steps: int) -> Tensor:
-        self.count.add_(1)
-        for _ in range(steps):
-            x = torch.sin(x)
-        return self.count + x * 0
 
 
 class AnyOf(nn.Module):

@@ -229,8 +229,8 @@ struct ModelInfo {
 ///
 /// All members but the special ones are safe from any number of threads at once; the calls of a
 /// stateful model take turns. In a child process of fork() calls throw: the threads that they need
-/// are not there; load the model in the child. Outputs belong to the caller, never alias the model's
-/// memory, and outlive it.
+/// are not there; load the model in the child. Outputs belong to the caller, never alias the
+/// model's memory, and outlive it.
 class TS_INFER_API Model {
  public:
   /// Loads a TorchScript archive from a file. @throws ModelLoadError
