@@ -55,6 +55,7 @@ def contestants(path: Path) -> dict[str, tuple[Call, Callable[[], Any]]]:
         "ts_infer": (lambda: model(x), nothing),
         "ts_infer, by name": (lambda: model(input=x), nothing),
         "ts_infer, numpy in": (lambda: model(array), nothing),
+        "ts_infer, with a deadline": (lambda: model.call_within(1000, x), nothing),
     }
 
 
