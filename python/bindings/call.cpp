@@ -139,7 +139,7 @@ bool is_bool(py::handle object) {
   return type == "numpy.bool" || type == "numpy.bool_";
 }
 
-// torch would cast a tensor to one.
+// torch would cast an array to one, and take the whole part of what is no int.
 bool is_number(const c10::Type& type) {
   switch (type.kind()) {
     case c10::TypeKind::BoolType:
@@ -180,8 +180,13 @@ struct Conversion {
 
 Conversion convert(py::handle object, const c10::TypePtr& type, std::optional<std::int32_t> size) {
   Conversion result;
-  if (is_number(*type) && THPVariable_Check(object.ptr())) {
-    result.reason = "a tensor is no number; pass its item()";
+  if (is_number(*type) && (THPVariable_Check(object.ptr()) || is_numpy_array(object))) {
+    result.reason = "an array is no number; pass its item()";
+    return result;
+  }
+  if (type->kind() == c10::TypeKind::IntType && PyNumber_Check(object.ptr()) != 0 &&
+      !PyIndex_Check(object.ptr())) {
+    result.reason = "pass an int";
     return result;
   }
   if (type->kind() == c10::TypeKind::BoolType && !is_bool(object)) {
