@@ -193,6 +193,10 @@ Conversion convert(py::handle object, const c10::TypePtr& type, std::optional<st
     result.reason = "pass True or False";
     return result;
   }
+  if (type->kind() == c10::TypeKind::StringType && PyBytes_Check(object.ptr())) {
+    result.reason = "decode it first";
+    return result;
+  }
   if (holds_any(type) && is_deeper_than(object, kDeepest)) {
     result.reason = "its containers nest more than " + std::to_string(kDeepest) + " deep";
     return result;

@@ -130,6 +130,7 @@ def test_what_may_be_anything_nests_only_so_deep(value: object) -> None:
     [
         ({"n": 2**70}, "expected int, got one of more than 64 bits"),
         ({"text": "\ud800"}, "expected str, got one that UTF-8 cannot write"),
+        ({"text": b"a"}, "expected str, got bytes"),
         ({"\ud800": 1}, "an unknown one"),
         ({"\0": 1}, "an unknown one"),
         ({"n": torch.tensor(3)}, "an array is no number; pass its item()"),
@@ -270,8 +271,7 @@ def test_any_values_give_a_result_or_an_error(args: list[Any], kwargs: dict[str,
         given_by_name.update(kwargs)
         assert n == given_by_name.get("n", 1)
         assert flag is bool(given_by_name.get("flag", False))
-        if isinstance(given_by_name.get("text", ""), str):
-            assert text == given_by_name.get("text", "")
+        assert text == given_by_name.get("text", "")
 
 
 @drawn
