@@ -285,8 +285,8 @@ struct Model::Impl {
   std::shared_ptr<const StreamLease> stream;  // on a device: of a stateful model
   std::atomic<bool> unwaited{false};  // a call returned while the device may still read weights
   const unsigned forks = fork_count();
-  std::once_flag first_deadline;
-  std::unique_ptr<BackgroundCalls> background;  // of calls with a deadline
+  // Of calls with a deadline; without one it has no thread.
+  std::unique_ptr<BackgroundCalls> background = std::make_unique<BackgroundCalls>();
 
   Impl() = default;
   Impl(const Impl&) = delete;
@@ -823,7 +823,6 @@ c10::IValue Model::Impl::run(std::size_t method, Stack stack, const RunOptions& 
 Model::Impl::Outcome Model::Impl::run_until(BackgroundCalls::Clock::time_point deadline,
                                             std::size_t method, const Stack& stack,
                                             const RunOptions& run_options, const Places& places) {
-  std::call_once(first_deadline, [this] { background = std::make_unique<BackgroundCalls>(); });
   // The caller's memory is the caller's again at the deadline.
   Stack copies;
   for (const c10::IValue& argument : stack) {

@@ -334,8 +334,7 @@ void Archive::check_pickle(const std::string& name, std::string_view pickle,
     return found->second;
   };
   try {
-    require_limit("nesting", scan_pickle(pickle, storage_bytes).nesting, limits.nesting,
-                  " in " + name);
+    require_limit("nesting", scan_pickle(pickle, storage_bytes), limits.nesting, " in " + name);
   } catch (const ModelLoadError& error) {
     if (starts_with(error.what(), "[load]")) throw;
     throw ModelLoadError(name + ": " + error.what());

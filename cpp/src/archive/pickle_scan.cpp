@@ -63,11 +63,11 @@ class Scanner {
   Scanner(std::string_view pickle, const StorageBytes& storage_bytes)
       : rest_(pickle), storage_bytes_(storage_bytes) {}
 
-  PickleScan run() {
+  std::size_t run() {
     for (auto opcode = number<std::uint8_t>(); opcode != '.'; opcode = number<std::uint8_t>()) {
       step(opcode);
     }
-    return {std::max(longest_path(), type_nesting_)};
+    return std::max(longest_path(), type_nesting_);
   }
 
  private:
@@ -354,7 +354,7 @@ class Scanner {
 
 }  // namespace
 
-PickleScan scan_pickle(std::string_view pickle, const StorageBytes& storage_bytes) {
+std::size_t scan_pickle(std::string_view pickle, const StorageBytes& storage_bytes) {
   return Scanner(pickle, storage_bytes).run();
 }
 

@@ -9,18 +9,14 @@
 
 namespace ts_infer {
 
-/// What a pickle of a TorchScript archive shows without a value of it being made.
-struct PickleScan {
-  std::size_t nesting = 0;  // of values, or of brackets in the name of a type
-};
-
 /// Bytes of the record that holds a storage, by its key; nullopt where there is none.
 using StorageBytes = std::function<std::optional<std::uint64_t>(const std::string& key)>;
 
 /// Goes through a pickle as libtorch's unpickler does, which trusts it: every opcode finds what it
 /// takes, storages are no larger than their records, tensors stay within their storages, and
-/// nothing holds itself.
+/// nothing holds itself. No value is made. Returns how deep values nest, or brackets in the name of
+/// a type.
 /// @throws ModelLoadError; the message is a clause such as "it ends too early".
-PickleScan scan_pickle(std::string_view pickle, const StorageBytes& storage_bytes);
+std::size_t scan_pickle(std::string_view pickle, const StorageBytes& storage_bytes);
 
 }  // namespace ts_infer
