@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "archive/archive.h"
+#include "archive/pickle_machine.h"
 #include "archive/zip.h"
 #include "messages.h"
 #include "ts_infer/error.h"
@@ -67,9 +68,10 @@ class SavedFile {
 
 /// A machine for the opcodes that pickle protocol 2 writes for plain values and tensors. A global
 /// is a string here, which only kReduce and kBinPersId read as a name.
-class Unpickler {
+class Unpickler : PickleMachine<IValue> {
  public:
-  explicit Unpickler(const SavedFile& file) : file_(file), pickle_(file.at("data.pkl")) {}
+  explicit Unpickler(const SavedFile& file)
+      : PickleMachine(file.at("data.pkl"), "data.pkl", "no pickle"), file_(file) {}
 
   IValue read() {
     for (;;) {
@@ -120,8 +122,7 @@ class Unpickler {
       case 0x87:
         return push_tuple(opcode - 0x84u);
       case '(':
-        marks_.push_back(stack_.size());
-        return;
+        return mark();
       case 't':
         return push_tuple(above_mark());
       case 'a':
@@ -133,11 +134,9 @@ class Unpickler {
       case 'u':
         return set_items(above_mark());
       case 'q':
-        memo_[number<std::uint8_t>()] = top();
-        return;
+        return memorise(number<std::uint8_t>());
       case 'r':
-        memo_[number<std::uint32_t>()] = top();
-        return;
+        return memorise(number<std::uint32_t>());
       case 'h':
         return push_memo(number<std::uint8_t>());
       case 'j':
@@ -153,28 +152,6 @@ class Unpickler {
         unreadable(c10::str("opcode ", static_cast<int>(opcode),
                             " is none that torch.save writes for plain values and tensors"));
     }
-  }
-
-  std::string_view take(std::size_t size) {
-    if (size > pickle_.size()) unreadable("data.pkl ends too early");
-    const std::string_view taken = pickle_.substr(0, size);
-    pickle_.remove_prefix(size);
-    return taken;
-  }
-
-  template <typename T>
-  T number() {
-    T value = 0;
-    std::memcpy(&value, take(sizeof(T)).data(), sizeof(T));
-    return value;
-  }
-
-  std::string line() {
-    const std::size_t end = pickle_.find('\n');
-    if (end == std::string_view::npos) unreadable("data.pkl ends too early");
-    std::string text(take(end));
-    take(1);
-    return text;
   }
 
   std::int64_t long_integer() {
@@ -196,40 +173,7 @@ class Unpickler {
     return value;
   }
 
-  void push(IValue value) { stack_.push_back(std::move(value)); }
-
-  IValue& top() {
-    if (stack_.size() <= (marks_.empty() ? 0 : marks_.back())) unreadable("data.pkl is no pickle");
-    return stack_.back();
-  }
-
-  IValue pop() {
-    IValue value = std::move(top());
-    stack_.pop_back();
-    return value;
-  }
-
-  std::vector<IValue> pop(std::size_t count) {
-    std::vector<IValue> values(count);
-    for (std::size_t i = count; i-- > 0;) values[i] = pop();
-    return values;
-  }
-
-  /// Takes the mark away; returns how many values lie above it.
-  std::size_t above_mark() {
-    if (marks_.empty()) unreadable("data.pkl is no pickle");
-    const std::size_t count = stack_.size() - marks_.back();
-    marks_.pop_back();
-    return count;
-  }
-
   void push_tuple(std::size_t count) { push(c10::ivalue::Tuple::create(pop(count))); }
-
-  void push_memo(std::uint32_t index) {
-    const auto found = memo_.find(index);
-    if (found == memo_.end()) unreadable("data.pkl is no pickle");
-    push(found->second);
-  }
 
   void append(std::size_t count) {
     const std::vector<IValue> values = pop(count);
@@ -325,10 +269,6 @@ class Unpickler {
   }
 
   const SavedFile& file_;
-  std::string_view pickle_;
-  std::vector<IValue> stack_;
-  std::vector<std::size_t> marks_;
-  std::unordered_map<std::uint32_t, IValue> memo_;
   std::unordered_map<std::string, at::Tensor> storages_;
 };
 

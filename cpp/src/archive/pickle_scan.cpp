@@ -4,20 +4,19 @@
 #include <c10/util/StringUtil.h>
 
 #include <algorithm>
-#include <cstring>
 #include <deque>
 #include <iterator>
 #include <unordered_map>
 #include <utility>
 #include <vector>
 
+#include "archive/pickle_machine.h"
 #include "ts_infer/error.h"
 
 namespace ts_infer {
 namespace {
 
 [[noreturn]] void refuse(const std::string& what) { throw ModelLoadError(what); }
-[[noreturn]] void no_pickle() { refuse("it is no pickle that torch writes"); }
 
 /// Bytes of an element of "torch FloatStorage"; nullopt for another global.
 std::optional<std::uint64_t> element_size(std::string_view global) {
@@ -58,10 +57,10 @@ struct Value {
   }
 };
 
-class Scanner {
+class Scanner : PickleMachine<Value> {
  public:
   Scanner(std::string_view pickle, const StorageBytes& storage_bytes)
-      : rest_(pickle), storage_bytes_(storage_bytes) {}
+      : PickleMachine(pickle, "it", "no pickle that torch writes"), storage_bytes_(storage_bytes) {}
 
   std::size_t run() {
     for (auto opcode = number<std::uint8_t>(); opcode != '.'; opcode = number<std::uint8_t>()) {
@@ -109,8 +108,7 @@ class Scanner {
       case 0x87:
         return push_tuple(opcode - 0x84u);
       case '(':
-        marks_.push_back(stack_.size());
-        return;
+        return mark();
       case 't':
         return push_tuple(above_mark());
       case 'l':
@@ -129,11 +127,9 @@ class Scanner {
       case 'u':
         return set_items(above_mark());
       case 'q':
-        memo_[number<std::uint8_t>()] = top();
-        return;
+        return memorise(number<std::uint8_t>());
       case 'r':
-        memo_[number<std::uint32_t>()] = top();
-        return;
+        return memorise(number<std::uint32_t>());
       case 'h':
         return push_memo(number<std::uint8_t>());
       case 'j':
@@ -154,63 +150,12 @@ class Scanner {
     }
   }
 
-  std::string_view take(std::size_t size) {
-    if (size > rest_.size()) refuse("it ends too early");
-    const std::string_view taken = rest_.substr(0, size);
-    rest_.remove_prefix(size);
-    return taken;
-  }
-
-  template <typename T>
-  T number() {
-    T value = 0;
-    std::memcpy(&value, take(sizeof(T)).data(), sizeof(T));
-    return value;
-  }
-
-  void push(const Value& value) { stack_.push_back(value); }
   void push_int(std::int64_t value) { push({.kind = Kind::kInt, .number = value}); }
 
   void push_global() {
-    // Two lines, the module and the name.
-    const std::size_t middle = rest_.find('\n');
-    const std::size_t end = middle == rest_.npos ? rest_.npos : rest_.find('\n', middle + 1);
-    if (end == rest_.npos) refuse("it ends too early");
-    globals_.push_back(std::string(take(end)));
-    globals_.back()[middle] = ' ';
-    take(1);
+    const std::string module = line();
+    globals_.push_back(module + ' ' + line());
     push({.kind = Kind::kGlobal, .text = globals_.back()});
-  }
-
-  Value& top() {
-    if (stack_.size() <= (marks_.empty() ? 0 : marks_.back())) no_pickle();
-    return stack_.back();
-  }
-
-  Value pop() {
-    const Value value = top();
-    stack_.pop_back();
-    return value;
-  }
-
-  std::vector<Value> pop(std::size_t count) {
-    std::vector<Value> values(count);
-    for (std::size_t i = count; i-- > 0;) values[i] = pop();
-    return values;
-  }
-
-  /// Takes the mark away; returns how many values lie above it.
-  std::size_t above_mark() {
-    if (marks_.empty()) no_pickle();
-    const std::size_t count = stack_.size() - marks_.back();
-    marks_.pop_back();
-    return count;
-  }
-
-  void push_memo(std::uint32_t index) {
-    const auto found = memo_.find(index);
-    if (found == memo_.end()) no_pickle();
-    push(found->second);
   }
 
   void push_holder(Kind kind) {
@@ -249,7 +194,7 @@ class Scanner {
     return held_[tuple.node];
   }
 
-  static std::int64_t integer(const Value& value) {
+  std::int64_t integer(const Value& value) const {
     if (value.kind != Kind::kInt) no_pickle();
     return value.number;
   }
@@ -342,11 +287,7 @@ class Scanner {
     return deepest;
   }
 
-  std::string_view rest_;
   const StorageBytes& storage_bytes_;
-  std::vector<Value> stack_;
-  std::vector<std::size_t> marks_;
-  std::unordered_map<std::uint32_t, Value> memo_;
   std::deque<std::string> globals_;
   std::vector<std::vector<Value>> held_;  // by node
   std::size_t type_nesting_ = 0;
