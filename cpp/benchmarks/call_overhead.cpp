@@ -1,7 +1,8 @@
 // What a call costs beyond libtorch: Model::forward against raw Module::forward, both with the
 // legacy executor in inference mode, on an MLP 4 -> 64 -> 4. Repetitions of the contestants are
 // interleaved at random; the last lines are ratios of their medians of CPU time, which a busy
-// machine disturbs less than wall time.
+// machine disturbs less than wall time. input_checks is what of such a call goes into holding its
+// inputs against the signature.
 
 #include <benchmark/benchmark.h>
 
@@ -16,6 +17,7 @@
 #include <map>
 #include <sstream>
 
+#include "input_check.h"
 #include "ts_infer/torch.h"
 #include "ts_infer/ts_infer.h"
 
@@ -59,7 +61,23 @@ void model_forward(benchmark::State& state, bool optimize) {
   for (auto _ : state) benchmark::DoNotOptimize(model.forward(inputs));
 }
 
+void input_checks(benchmark::State& state) {
+  ts_infer::Signature signature;
+  ts_infer::TensorSpec x;
+  x.name = "x";
+  x.dtype = ts_infer::DType::kFloat32;
+  x.shape = {{.name = "batch", .min = 1, .max = 64}, {.name = "", .min = 4, .max = 4}};
+  signature.inputs = {x};
+  const ts_infer::InputCheck check(signature, "[call] mlp:");
+  const std::vector<c10::IValue> inputs = {at::randn({1, 4})};
+  for (auto _ : state) {
+    check.check(inputs);
+    benchmark::DoNotOptimize(ts_infer::InputCheck::memory_fault(inputs[0].toTensor()));
+  }
+}
+
 BENCHMARK(raw_forward);
+BENCHMARK(input_checks);
 BENCHMARK_CAPTURE(model_forward, no_optimize, false);
 BENCHMARK_CAPTURE(model_forward, default_options, true);
 

@@ -8,7 +8,6 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <limits>
 #include <optional>
 #include <string_view>
 #include <vector>
@@ -224,17 +223,15 @@ std::string read_header(const std::string& path, std::istream& in) {
   return header;
 }
 
-/// nullopt for more than 2^63 bytes.
+/// nullopt for sizes that no array can have: more than 2^63 bytes, where a 0 counts as a 1.
 std::optional<std::uint64_t> bytes_of(const Header& header) {
-  if (std::find(header.shape.begin(), header.shape.end(), 0) != header.shape.end()) return 0;
-  std::uint64_t bytes = size_of(header.dtype);
+  std::int64_t bytes = static_cast<std::int64_t>(size_of(header.dtype));
+  bool is_empty = false;
   for (const std::int64_t size : header.shape) {
-    if (bytes > std::numeric_limits<std::int64_t>::max() / static_cast<std::uint64_t>(size)) {
-      return std::nullopt;
-    }
-    bytes *= static_cast<std::uint64_t>(size);
+    is_empty = is_empty || size == 0;
+    if (__builtin_mul_overflow(bytes, std::max<std::int64_t>(size, 1), &bytes)) return std::nullopt;
   }
-  return bytes;
+  return is_empty ? 0 : bytes;
 }
 
 void check_size(const std::string& path, std::istream& in, std::optional<std::uint64_t> expected) {

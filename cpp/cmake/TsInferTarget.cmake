@@ -13,16 +13,16 @@ function(ts_infer_target target)
   )
   if(TS_INFER_SANITIZE)
     set(_sanitize -fsanitize=${TS_INFER_SANITIZE} -fno-omit-frame-pointer)
-    if(TS_INFER_SANITIZE STREQUAL "undefined")
-      # vptr needs typeinfo that libtorch keeps to itself. With null, GCC does not take the address
-      # of a function for a constant, as libtorch's headers do; a null that is read ends in SIGSEGV.
-      list(APPEND _sanitize -fno-sanitize-recover=all
-           -fno-sanitize=vptr,null,nonnull-attribute,returns-nonnull-attribute
-      )
+    if(TS_INFER_SANITIZE MATCHES "undefined")
+      # vptr needs typeinfo that libtorch keeps to itself.
+      list(APPEND _sanitize -fno-sanitize-recover=all -fno-sanitize=vptr)
     endif()
     if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
       # Instrumented, libstdc++'s own <regex> and <optional> look uninitialized to GCC 12.
       list(APPEND _sanitize -Wno-maybe-uninitialized)
+    endif()
+    if(TS_INFER_BUILD_FUZZERS)
+      list(APPEND _sanitize -fsanitize=fuzzer-no-link)
     endif()
     target_compile_options(${target} PRIVATE ${_sanitize})
     target_link_options(${target} PRIVATE ${_sanitize})

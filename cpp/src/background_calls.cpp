@@ -9,22 +9,19 @@
 #include <utility>
 #include <vector>
 
-#include "forks.h"
+#include "process.h"
 
 namespace ts_infer {
-namespace {
-
-struct Job {
-  std::function<void()> work;
-  std::condition_variable changed;
-  bool is_started = false;
-  bool is_done = false;
-  std::exception_ptr error;
-};
-
-}  // namespace
 
 struct BackgroundCalls::State {
+  struct Job {
+    std::function<void()> work;
+    std::condition_variable changed;
+    bool is_started = false;
+    bool is_done = false;
+    std::exception_ptr error;
+  };
+
   std::mutex mutex;
   std::condition_variable has_work;
   std::deque<std::shared_ptr<Job>> waiting;
@@ -76,7 +73,7 @@ BackgroundCalls::~BackgroundCalls() {
 BackgroundCalls::Outcome BackgroundCalls::run_until(Clock::time_point deadline,
                                                     std::function<void()> work) {
   State& state = *state_;
-  const auto job = std::make_shared<Job>();
+  const auto job = std::make_shared<State::Job>();
   job->work = std::move(work);
   std::unique_lock<std::mutex> lock(state.mutex);
   if (state.idle <= state.waiting.size() && state.threads.size() < kMostThreads) {

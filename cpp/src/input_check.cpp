@@ -6,6 +6,7 @@
 
 #include "dtype.h"
 #include "messages.h"
+#include "reach.h"
 #include "ts_infer/error.h"
 
 namespace ts_infer {
@@ -99,18 +100,10 @@ std::string InputCheck::memory_fault(const at::Tensor& tensor) {
   if (tensor.layout() != c10::kStrided || !tensor.has_storage() || tensor.numel() == 0) return "";
   const auto sizes = tensor.sizes();
   const auto strides = tensor.strides();
-  std::int64_t last = tensor.storage_offset();
-  bool overflows = last < 0;
-  for (std::size_t i = 0; i < sizes.size(); ++i) {
-    std::int64_t reach = 0;
-    overflows = overflows || __builtin_mul_overflow(sizes[i] - 1, strides[i], &reach) ||
-                __builtin_add_overflow(last, reach, &last);
-  }
+  const auto last = last_element(sizes, strides, tensor.storage_offset());
   const c10::StorageImpl& storage = *tensor.storage().unsafeGetStorageImpl();
   const std::size_t elements = storage.nbytes() / tensor.itemsize();
-  if (!overflows && static_cast<std::uint64_t>(last) < elements && storage.data() != nullptr) {
-    return "";
-  }
+  if (last && static_cast<std::uint64_t>(*last) < elements && storage.data() != nullptr) return "";
   return c10::str("expected memory for every element of shape ", shape_string(sizes),
                   " with strides ", shape_string(strides), ", got ", storage.data() ? elements : 0,
                   " elements");

@@ -33,13 +33,13 @@
 #include "dtype.h"
 #include "engine/package_engine.h"
 #include "engine/torchscript_engine.h"
-#include "forks.h"
 #include "input_check.h"
 #include "intra_op_threads.h"
 #include "ivalues.h"
 #include "libraries.h"
 #include "messages.h"
 #include "model_access.h"
+#include "process.h"
 #include "stats.h"
 #include "tensor_access.h"
 #include "ts_infer/torch.h"
@@ -444,6 +444,7 @@ std::unique_ptr<Model::Impl> Model::Impl::load(const std::shared_ptr<const Archi
   } else if (impl->cache) {
     info.reserved_bytes = impl->cache->peak_bytes();
   }
+  watch_exit();
   for (const LoadStep& done : info.load_steps) info.load_ms += done.ms;
   for (const std::string& message : warnings.messages()) impl->log(LogLevel::kWarning, message);
   for (const std::string& decision : info.decisions) impl->log(LogLevel::kInfo, decision);
@@ -856,6 +857,7 @@ Model::Impl::Outcome Model::Impl::run_until(BackgroundCalls::Clock::time_point d
 
 Model::Impl::Places Model::Impl::check_call(std::size_t method, const Stack& stack,
                                             const RunOptions& run_options) const {
+  require_running<ExecutionError>(where());
   if (forks != fork_count()) {
     throw ExecutionError(where() +
                          " expected the process that loaded the model, got a child of fork(), "
@@ -965,6 +967,7 @@ void Model::reset_stats() { impl_->stats.reset(); }
 void Model::warm_up_this_thread() { impl_->rehearse(); }
 
 Model Model::clone() const {
+  require_running<ExecutionError>("[clone] " + impl_->info.name + ':');
   try {
     return Model(impl_->copy(
         impl_->device.is_cpu() ? nullptr : std::make_shared<const StreamLease>(impl_->device)));

@@ -6,12 +6,13 @@
 #include <c10/core/InferenceMode.h>
 #include <c10/util/StringUtil.h>
 
+#include <algorithm>
 #include <array>
-#include <limits>
 
 #include "device/device.h"
 #include "dtype.h"
 #include "messages.h"
+#include "reach.h"
 #include "tensor_access.h"
 #include "ts_infer/error.h"
 #include "ts_infer/torch.h"
@@ -47,7 +48,7 @@ const DTypeInfo& info_of(DType dtype) { return kDTypes.at(static_cast<std::size_
 
 /// Elements of a shape; an InputError for negative sizes and for more bytes than can be addressed.
 std::int64_t checked_numel(const std::vector<std::int64_t>& shape, std::size_t element_size) {
-  std::int64_t numel = 1;
+  std::int64_t bytes = static_cast<std::int64_t>(element_size);
   bool is_empty = false;
   for (const std::int64_t size : shape) {
     if (size < 0) {
@@ -55,18 +56,13 @@ std::int64_t checked_numel(const std::vector<std::int64_t>& shape, std::size_t e
                                 ": expected sizes of 0 or more, got ", size));
     }
     is_empty = is_empty || size == 0;
-  }
-  if (is_empty) return 0;
-  const auto limit =
-      std::numeric_limits<std::int64_t>::max() / static_cast<std::int64_t>(element_size);
-  for (const std::int64_t size : shape) {
-    if (numel > limit / size) {
+    // Strides count a size of 0 as 1.
+    if (__builtin_mul_overflow(bytes, std::max<std::int64_t>(size, 1), &bytes)) {
       throw InputError(c10::str("[tensor] shape ", shape_string(shape),
                                 ": expected fewer than 2^63 bytes; check the sizes"));
     }
-    numel *= size;
   }
-  return numel;
+  return is_empty ? 0 : bytes / static_cast<std::int64_t>(element_size);
 }
 
 const c10::TensorImpl& impl_of(const Tensor& tensor) {
@@ -119,15 +115,9 @@ Tensor Tensor::from_blob(void* data, DType dtype, const std::vector<std::int64_t
                                 shape.size(), " strides for shape ", shape_string(shape)));
     }
     // torch addresses from the first element on, and cannot step backwards.
-    std::int64_t last = 0;
-    for (std::size_t i = 0; i < strides.size(); ++i) {
-      std::int64_t reach = 0;
-      if (strides[i] < 0 ||
-          (shape[i] > 0 && (__builtin_mul_overflow(shape[i] - 1, strides[i], &reach) ||
-                            __builtin_add_overflow(last, reach, &last)))) {
-        throw InputError(c10::str("[tensor] strides ", shape_string(strides),
-                                  ": expected strides of 0 or more that stay in memory"));
-      }
+    if (!last_element(shape, strides, 0)) {
+      throw InputError(c10::str("[tensor] strides ", shape_string(strides),
+                                ": expected strides of 0 or more that stay in memory"));
     }
   }
   const c10::Device where = resolve_device<InputError>("[tensor]", device);

@@ -37,8 +37,8 @@ namespace {
 using testing::archive;
 using testing::make_module;
 
-constexpr const char* kSource = "def forward(self, x):\n    return x + 1\n";
-constexpr const char* kManifest = R"({
+constexpr const char* kPlusOne = "def forward(self, x):\n    return x + 1\n";
+constexpr const char* kPlusOneManifest = R"({
   "schema": 1, "name": "plus", "method": "script", "versions": {"torch": "2.13.0"},
   "inputs": [{"name": "x", "type": "Tensor", "dtype": "float32",
               "shape": [{"name": "rows", "min": 1, "max": 8}, 4]}],
@@ -60,7 +60,7 @@ int count(const Call& call) {
 
 /// Of torch's interpreter alone, with the argument list that it takes.
 int count_torchs(const at::Tensor& input) {
-  torch::jit::Module module = make_module(kSource);
+  torch::jit::Module module = make_module(kPlusOne);
   const torch::jit::Code code =
       prepare(module.get_method("forward").function(), {c10::kCPU, PassSelection(LoadOptions())})
           .code;
@@ -77,7 +77,7 @@ int count_torchs(const at::Tensor& input) {
 TEST(AllocationsTest, ACallAllocatesWhatItReturns) {
   if (!kCounts) GTEST_SKIP() << "a sanitizer has its own operator new";
   const at::Tensor input = at::ones({2, 4});
-  const std::string bytes = archive(kSource, kManifest);
+  const std::string bytes = archive(kPlusOne, kPlusOneManifest);
   Model model = Model::load(bytes.data(), bytes.size());
   const std::vector<Tensor> inputs = {from_torch(input)};
   const int torchs = count_torchs(input);

@@ -14,7 +14,7 @@ namespace {
 using ::testing::Contains;
 using ::testing::HasSubstr;
 
-constexpr const char* kSource = R"(
+constexpr const char* kLinearSource = R"(
 def forward(self, x):
     return torch.matmul(x, self.weight).to(device=torch.device("cpu"))
 def other(self, x):
@@ -75,14 +75,14 @@ TEST(ArchiveTest, LoadSaysWhatAnotherFileIs) {
 }
 
 TEST(ArchiveTest, LoadRejectsEveryTruncation) {
-  const std::string bytes = testing::archive(kSource);
+  const std::string bytes = testing::archive(kLinearSource);
   for (std::size_t size = 0; size < bytes.size(); size += bytes.size() / 97) {
     EXPECT_THROW(Model::load(bytes.data(), size), ModelLoadError) << size;
   }
 }
 
 TEST(ArchiveTest, LoadNamesTheMemberWhoseBitFlipped) {
-  std::string bytes = testing::archive(kSource);
+  std::string bytes = testing::archive(kLinearSource);
   for (const ZipMember& member : read_zip_directory(bytes)) {
     if (member.compressed_size == 0) continue;
     std::string damaged = bytes;
@@ -93,7 +93,7 @@ TEST(ArchiveTest, LoadNamesTheMemberWhoseBitFlipped) {
 }
 
 TEST(ArchiveTest, InfoIsReadWithoutLoading) {
-  const std::string bytes = testing::archive(kSource);
+  const std::string bytes = testing::archive(kLinearSource);
   const ArchiveInfo info = read_model_info(bytes.data(), bytes.size());
   EXPECT_THAT(info.methods, ::testing::UnorderedElementsAre("forward", "other"));
   EXPECT_THAT(info.operators, Contains("torch.matmul"));
@@ -105,7 +105,7 @@ TEST(ArchiveTest, InfoIsReadWithoutLoading) {
 }
 
 TEST(ArchiveTest, ManifestSaysHowFarTheModelCanBeTrusted) {
-  const std::string bytes = testing::archive(kSource, R"({
+  const std::string bytes = testing::archive(kLinearSource, R"({
     "schema": 1, "name": "m", "inputs": [{"name": "x"}], "a key of later": {"a": 1},
     "state": ["cell.hidden"], "scripted": [{"name": "dg", "reason": "a branch"}],
     "audit": {"level": "full", "allowed": ["tracer-warning"], "probes": [
@@ -137,7 +137,7 @@ TEST(ArchiveTest, ManifestSaysHowFarTheModelCanBeTrusted) {
 
 TEST(ArchiveTest, ManifestWithoutProvenanceIsRead) {
   const std::string bytes = testing::archive(
-      kSource, R"({"schema": 1, "name": "m", "inputs": [{"name": "x"}], "audit": null})");
+      kLinearSource, R"({"schema": 1, "name": "m", "inputs": [{"name": "x"}], "audit": null})");
   const ArchiveInfo info = read_model_info(bytes.data(), bytes.size());
   EXPECT_FALSE(info.audit.has_value());
   EXPECT_TRUE(info.state.empty() && info.scripted.empty() && info.libraries.empty());
@@ -145,20 +145,20 @@ TEST(ArchiveTest, ManifestWithoutProvenanceIsRead) {
 }
 
 TEST(ArchiveTest, ManifestOfALaterSchemaIsRefused) {
-  EXPECT_THAT(load_error(testing::archive(kSource, R"({"schema": 2})")),
+  EXPECT_THAT(load_error(testing::archive(kLinearSource, R"({"schema": 2})")),
               HasSubstr("expected up to 1; upgrade"));
 }
 
 TEST(ArchiveTest, ManifestThatIsNotOfTheSchemaIsRefused) {
-  EXPECT_THAT(load_error(testing::archive(kSource, R"({"schema": 1, "name": 3})")),
+  EXPECT_THAT(load_error(testing::archive(kLinearSource, R"({"schema": 1, "name": 3})")),
               HasSubstr("manifest is not of schema 1"));
-  EXPECT_THAT(load_error(testing::archive(kSource, "{")), HasSubstr("manifest"));
+  EXPECT_THAT(load_error(testing::archive(kLinearSource, "{")), HasSubstr("manifest"));
   for (const char* key :
        {R"("state": 3)", R"("scripted": ["dg"])", R"("audit": "full")", R"("libraries": "lib.so")",
         R"("golden": {"calls": 2})",
         R"("golden": {"file": "f", "calls": 1, "tolerance": {"cpu": {"float32": 1}}})"}) {
     const std::string start = R"({"schema": 1, "name": "m", "inputs": [{"name": "x"}], )";
-    EXPECT_THAT(load_error(testing::archive(kSource, start + key + '}')),
+    EXPECT_THAT(load_error(testing::archive(kLinearSource, start + key + '}')),
                 HasSubstr("manifest is not of schema 1"))
         << key;
   }

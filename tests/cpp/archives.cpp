@@ -56,6 +56,10 @@ std::string archive(const std::string& source, const std::string& manifest) {
   return save(make_module(source), manifest);
 }
 
+Model load_bytes(const std::string& bytes, const LoadOptions& options) {
+  return Model::load(bytes.data(), bytes.size(), options);
+}
+
 std::string pickled(const std::string& text) {
   const auto size = static_cast<std::uint32_t>(text.size());
   return 'X' + std::string(reinterpret_cast<const char*>(&size), 4) + text;

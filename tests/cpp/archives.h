@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "ts_infer/model.h"
+
 namespace ts_infer::testing {
 
 /// A module with the methods that `source` defines; self.weight is a [4, 4] tensor of halves, and
@@ -25,6 +27,9 @@ std::string write_file(const std::string& name, const std::string& bytes);
 
 /// The bytes of make_module(source) saved.
 std::string archive(const std::string& source, const std::string& manifest = "");
+
+/// The model that a file's bytes are.
+Model load_bytes(const std::string& bytes, const LoadOptions& options = {});
 
 // Pickles as Python writes them, protocol 2 without its opcodes for the start and the end.
 std::string pickled(const std::string& text);

@@ -75,6 +75,8 @@ void wait_for(Worker& worker) {
   worker.synchronize();
 }
 
+}  // namespace
+
 struct EventState {
   std::mutex mutex;
   std::condition_variable changed;
@@ -94,6 +96,8 @@ struct EventState {
     changed.wait(lock, [this] { return done; });
   }
 };
+
+namespace {
 
 using EventPointer = std::shared_ptr<EventState>;
 

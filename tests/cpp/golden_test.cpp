@@ -75,9 +75,9 @@ TEST(GoldenTest, ReadsWhatIsMentionedAgain) {
 
 TEST(GoldenTest, SaysWhatIsWrong) {
   EXPECT_THAT(error_of(pickled_tensor("0", 7, {7}, {1})),
-              HasSubstr("expected 7 elements of 4 bytes, got 24 bytes"));
-  EXPECT_THAT(error_of(pickled_tensor("0", 6, {7}, {1})), HasSubstr("out of bounds"));
-  EXPECT_THAT(error_of(pickled_tensor("0", 6, {2, 2}, {1})), HasSubstr("no valid shape"));
+              HasSubstr("storage 0: expected 6 elements at most, as its record has, got 7"));
+  EXPECT_THAT(error_of(pickled_tensor("0", 6, {7}, {1})), HasSubstr("outside its storage"));
+  EXPECT_THAT(error_of(pickled_tensor("0", 6, {2, 2}, {1})), HasSubstr("outside its storage"));
   EXPECT_THAT(error_of(pickled_tensor("1", 6, {6}, {1})), HasSubstr("data/1 is missing"));
   EXPECT_THAT(error_of("cos\nsystem\n(X\1"), HasSubstr("ends too early"));
   EXPECT_THAT(error_of("cos\nsystem\n)R"), HasSubstr("os system is none of the values"));
@@ -85,10 +85,22 @@ TEST(GoldenTest, SaysWhatIsWrong) {
                        "123456789"),
               HasSubstr("more than 64 bits"));
   EXPECT_THAT(error_of("a"), HasSubstr("no pickle"));
-  EXPECT_THAT(error_of("]q\1h\1a"), HasSubstr("nested too deep"));
+  EXPECT_THAT(error_of("]q\1h\1a"), HasSubstr("holds itself"));
   EXPECT_THAT(message_of<ModelLoadError>([] { read_golden(torch_saved("]", {})); }),
               HasSubstr("expected a dict with a list \"calls\""));
   EXPECT_THAT(message_of<ModelLoadError>([] { read_golden("no zip"); }), HasSubstr("too short"));
+}
+
+TEST(GoldenTest, ReadsNoMoreThanAFileCouldMean) {
+  const std::size_t levels = 200'000;
+  EXPECT_THAT(error_of(std::string(levels, ']') + std::string(levels - 1, 'a')),
+              HasSubstr("nested too deep"));
+  std::string doubled = "]q" + std::string(1, '\0');
+  for (char i = 1; i < 60; ++i) {
+    const std::string before = "h" + std::string(1, static_cast<char>(i - 1));
+    doubled += "](" + before + before + "eq" + std::string(1, i);
+  }
+  EXPECT_THAT(error_of(doubled), HasSubstr("it has more than 100000 values"));
 }
 
 TEST(GoldenTest, NeverCrashesOnADamagedPickle) {

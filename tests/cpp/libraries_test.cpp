@@ -34,7 +34,8 @@ std::string archive_with_operator(const std::string& library_namespace,
   return testing::save(module, manifest);
 }
 
-Model load(const std::string& bytes, const std::vector<std::string>& libraries = {}) {
+Model load_with_libraries(const std::string& bytes,
+                          const std::vector<std::string>& libraries = {}) {
   LoadOptions options;
   options.libraries = libraries;
   return Model::load(bytes.data(), bytes.size(), options);
@@ -42,24 +43,27 @@ Model load(const std::string& bytes, const std::vector<std::string>& libraries =
 
 TEST(LibrariesTest, LoadRegistersOperatorsOfALibrary) {
   const std::string bytes = archive_with_operator("ts_infer_test");
-  Model model = load(bytes, {TS_INFER_OPS_LIBRARY, TS_INFER_OPS_LIBRARY});
+  Model model = load_with_libraries(bytes, {TS_INFER_OPS_LIBRARY, TS_INFER_OPS_LIBRARY});
   const auto outputs = model.forward({Tensor::from_vector(std::vector<float>{1, 2}, {2})});
   EXPECT_EQ(outputs.at(0).data<float>()[1], 6.0f);  // the library's, not the one above
-  EXPECT_NO_THROW(load(bytes));                     // it stays
+  EXPECT_NO_THROW(load_with_libraries(bytes));      // it stays
 }
 
 TEST(LibrariesTest, LibraryThatCannotBeLoadedIsALoadError) {
   const std::string bytes = testing::archive("def forward(self, x):\n    return x + 1\n");
-  EXPECT_THAT(message_of<ModelLoadError>([&] { load(bytes, {"/nowhere/libmine.so"}); }),
-              ::testing::AllOf(HasSubstr("\"/nowhere/libmine.so\": the library cannot be loaded"),
-                               HasSubstr("cannot open shared object file")));
+  EXPECT_THAT(
+      message_of<ModelLoadError>([&] { load_with_libraries(bytes, {"/nowhere/libmine.so"}); }),
+      ::testing::AllOf(HasSubstr("\"/nowhere/libmine.so\": the library cannot be loaded"),
+                       HasSubstr("cannot open shared object file")));
   const std::string text = testing::write_file("text.so", "no library");
-  EXPECT_THAT(message_of<ModelLoadError>([&] { load(bytes, {text}); }), HasSubstr("text.so"));
-  EXPECT_THROW(load(bytes, {""}), ModelLoadError);
+  EXPECT_THAT(message_of<ModelLoadError>([&] { load_with_libraries(bytes, {text}); }),
+              HasSubstr("text.so"));
+  EXPECT_THROW(load_with_libraries(bytes, {""}), ModelLoadError);
 }
 
 TEST(LibrariesTest, LoadSaysWhichOperatorIsMissing) {
-  EXPECT_THAT(message_of<ModelLoadError>([] { load(archive_with_operator("ts_infer_gone")); }),
+  EXPECT_THAT(message_of<ModelLoadError>(
+                  [] { load_with_libraries(archive_with_operator("ts_infer_gone")); }),
               ::testing::AllOf(HasSubstr("needs the custom operator ts_infer_gone::triple"),
                                HasSubstr("pass it in libraries (--library)")));
 }
@@ -69,7 +73,7 @@ TEST(LibrariesTest, LoadSaysWhichLibraryTheManifestNames) {
     "schema": 1, "name": "m", "inputs": [{"name": "x"}], "libraries": [
       {"file": "libother.so", "operators": ["other::triple"], "classes": []},
       {"file": "libgone.so", "operators": ["ts_infer_gone::triple"], "classes": []}]})");
-  EXPECT_THAT(message_of<ModelLoadError>([&] { load(bytes); }),
+  EXPECT_THAT(message_of<ModelLoadError>([&] { load_with_libraries(bytes); }),
               HasSubstr("needs the custom operator ts_infer_gone::triple: expected libgone.so to "
                         "be loaded; pass libraries=[\"…/libgone.so\"] (--library)"));
 }

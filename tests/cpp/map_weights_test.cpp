@@ -27,7 +27,7 @@ def forward(self, x):
     return (x + self.a).sum() + 10 * (x + self.b).sum()
 )";
 
-constexpr const char* kCounter = R"(
+constexpr const char* kMappedCounter = R"(
 def forward(self, x):
     self.a.add_(1)
     return x + self.a[0] + self.b[0]
@@ -54,7 +54,7 @@ std::string contents(const std::string& path) {
   return bytes.str();
 }
 
-Model load(const std::string& path, bool map_weights = true, bool optimize = false) {
+Model load_file(const std::string& path, bool map_weights = true, bool optimize = false) {
   LoadOptions options;
   options.device = "cpu";
   options.map_weights = map_weights;
@@ -62,17 +62,19 @@ Model load(const std::string& path, bool map_weights = true, bool optimize = fal
   return Model::load(path, options);
 }
 
-float run(Model& model) { return model.forward({from_torch(at::zeros({1}))})[0].data<float>()[0]; }
+float first_output(Model& model) {
+  return model.forward({from_torch(at::zeros({1}))})[0].data<float>()[0];
+}
 
 constexpr float kSum = kRows * (1 + 10 * 2);
 
 TEST(MapWeightsTest, ComputesTheSameAndSaysWhatWasMapped) {
   const std::string path = large_file("mapped.pt");
   for (const bool optimize : {false, true}) {
-    Model mapped = load(path, true, optimize);
-    Model copied = load(path, false, optimize);
-    EXPECT_EQ(run(mapped), kSum);
-    EXPECT_EQ(run(copied), kSum);
+    Model mapped = load_file(path, true, optimize);
+    Model copied = load_file(path, false, optimize);
+    EXPECT_EQ(first_output(mapped), kSum);
+    EXPECT_EQ(first_output(copied), kSum);
     EXPECT_THAT(mapped.info().decisions,
                 Contains("weights mapped from the file: 32768 of 32768 bytes"));
     EXPECT_THAT(copied.info().decisions, Not(Contains(HasSubstr("weights mapped"))));
@@ -82,8 +84,8 @@ TEST(MapWeightsTest, ComputesTheSameAndSaysWhatWasMapped) {
 TEST(MapWeightsTest, FrozenWeightsAreMappedToo) {
   const torch::jit::Module frozen = torch::jit::freeze(make_large(kForward));
   const std::string path = testing::write_file("frozen.pt", testing::save(frozen));
-  Model model = load(path);
-  EXPECT_EQ(run(model), kSum);
+  Model model = load_file(path);
+  EXPECT_EQ(first_output(model), kSum);
   EXPECT_THAT(model.info().decisions, Contains(HasSubstr("weights mapped")));
 }
 
@@ -92,26 +94,26 @@ TEST(MapWeightsTest, MemoryIsNotMapped) {
   LoadOptions options;
   options.device = "cpu";
   Model model = Model::load(bytes.data(), bytes.size(), options);
-  EXPECT_EQ(run(model), kSum);
+  EXPECT_EQ(first_output(model), kSum);
   EXPECT_THAT(model.info().decisions, Not(Contains(HasSubstr("weights mapped"))));
 }
 
 TEST(MapWeightsTest, WritesStayInTheModel) {
-  const std::string path = large_file("written.pt", kCounter);
+  const std::string path = large_file("written.pt", kMappedCounter);
   const std::string before = contents(path);
-  Model first = load(path);
-  Model second = load(path);
-  EXPECT_EQ(run(first), 4);
-  EXPECT_EQ(run(first), 5);
+  Model first = load_file(path);
+  Model second = load_file(path);
+  EXPECT_EQ(first_output(first), 4);
+  EXPECT_EQ(first_output(first), 5);
   Model clone = first.clone();
-  EXPECT_EQ(run(clone), 6);
-  EXPECT_EQ(run(first), 6) << "not changed by its clone";
-  EXPECT_EQ(run(second), 4) << "not changed by another model of the file";
+  EXPECT_EQ(first_output(clone), 6);
+  EXPECT_EQ(first_output(first), 6) << "not changed by its clone";
+  EXPECT_EQ(first_output(second), 4) << "not changed by another model of the file";
   EXPECT_EQ(contents(path), before);
 }
 
 TEST(MapWeightsTest, ModelsOfOneArchiveDoNotShareWhatTheyWrite) {
-  const auto archive = Archive::open(large_file("archive.pt", kCounter), {});
+  const auto archive = Archive::open(large_file("archive.pt", kMappedCounter), {});
   const auto weights = archive->map_weights();
   const auto others = archive->map_weights();
   ASSERT_TRUE(weights && others);
@@ -125,20 +127,20 @@ TEST(MapWeightsTest, ModelsOfOneArchiveDoNotShareWhatTheyWrite) {
 
 TEST(MapWeightsTest, FileMayBeReplacedOrRemoved) {
   const std::string path = large_file("replaced.pt");
-  Model model = load(path);
+  Model model = load_file(path);
   const std::string other = testing::write_file("other.pt", std::string(100000, 'x'));
   ASSERT_EQ(std::rename(other.c_str(), path.c_str()), 0);
-  EXPECT_EQ(run(model), kSum);
+  EXPECT_EQ(first_output(model), kSum);
   ASSERT_EQ(std::remove(path.c_str()), 0);
   Model clone = model.clone();
-  EXPECT_EQ(run(clone), kSum);
+  EXPECT_EQ(first_output(clone), kSum);
 }
 
 TEST(MapWeightsTest, WeightsOutliveTheModel) {
   const std::string path = large_file("outlived.pt", "def forward(self, x):\n    return self.a\n");
   std::vector<Tensor> outputs;
   {
-    Model model = load(path);
+    Model model = load_file(path);
     outputs = model.forward({from_torch(at::zeros({1}))});
   }
   EXPECT_EQ(outputs[0].data<float>()[kRows - 1], 1);

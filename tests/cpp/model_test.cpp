@@ -19,6 +19,7 @@ namespace {
 using testing::archive;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using testing::load_bytes;
 using testing::message_of;
 
 constexpr const char* kLinear = R"(
@@ -26,16 +27,12 @@ def forward(self, x):
     return torch.relu(torch.matmul(x, self.weight)) + 1
 )";
 
-constexpr const char* kManifest = R"({
+constexpr const char* kAddManifest = R"({
   "schema": 1, "name": "linear", "method": "script", "versions": {"torch": "2.13.0"},
   "inputs": [{"name": "x", "type": "Tensor", "dtype": "float32",
               "shape": [{"name": "batch", "min": 2, "max": 8}, 4]}],
   "outputs": [{"name": "y", "dtype": "float32", "shape": [{"name": "batch", "min": 2, "max": 8}, 4]}],
   "methods": ["forward"], "warmup_shapes": [{"x": [8, 4]}]})";
-
-Model load(const std::string& bytes, const LoadOptions& options = {}) {
-  return Model::load(bytes.data(), bytes.size(), options);
-}
 
 Tensor ones(const std::vector<std::int64_t>& shape) {
   std::int64_t count = 1;
@@ -49,7 +46,7 @@ std::vector<float> values(const Tensor& tensor) {
 }
 
 TEST(ModelTest, ForwardReturnsWhatTheModuleComputes) {
-  Model model = load(archive(kLinear));
+  Model model = load_bytes(archive(kLinear));
   const auto outputs = model.forward({ones({1, 4})});
   ASSERT_EQ(outputs.size(), 1u);
   EXPECT_THAT(outputs[0].shape(), ElementsAre(1, 4));
@@ -65,7 +62,7 @@ TEST(ModelTest, LoadsFromAFileToo) {
 }
 
 TEST(ModelTest, InputsHaveMemoryForEveryElement) {
-  Model model = load(archive(kLinear));
+  Model model = load_bytes(archive(kLinear));
   at::Tensor emptied = at::ones({2, 4});
   emptied.storage().unsafeGetStorageImpl()->set_nbytes(3 * sizeof(float));
   EXPECT_THAT(message_of<InputError>([&] { model.forward({from_torch(emptied)}); }),
@@ -80,14 +77,14 @@ TEST(ModelTest, InputsHaveMemoryForEveryElement) {
 }
 
 TEST(ModelTest, ListsAreLookedIntoToo) {
-  Model model = load(archive("def forward(self, x: List[Tensor]):\n    return x[0] + 1\n"));
+  Model model = load_bytes(archive("def forward(self, x: List[Tensor]):\n    return x[0] + 1\n"));
   at::Tensor emptied = at::ones({2, 4});
   emptied.storage().unsafeGetStorageImpl()->set_nbytes(0);
   EXPECT_THROW(model.call({Value(Value::List{{Value(from_torch(emptied))}})}), InputError);
 }
 
 TEST(ModelTest, InputsThatStandForTheirNegativesAreReadAsWhatTheyAre) {
-  Model model = load(archive(kLinear));
+  Model model = load_bytes(archive(kLinear));
   const at::Tensor values = at::arange(4, at::kFloat).reshape({1, 4});
   const at::Tensor negated = at::_neg_view(-values);
   EXPECT_TRUE(at::allclose(to_torch(model.forward({from_torch(negated)})[0]),
@@ -95,7 +92,7 @@ TEST(ModelTest, InputsThatStandForTheirNegativesAreReadAsWhatTheyAre) {
 }
 
 TEST(ModelTest, OutputsHoldTheirValues) {
-  Model model = load(archive("def forward(self, x):\n    return torch.conj(x), x\n"));
+  Model model = load_bytes(archive("def forward(self, x):\n    return torch.conj(x), x\n"));
   const at::Tensor x = at::complex(at::ones({2}), at::ones({2}));
   const auto outputs = model.forward({from_torch(x)});
   EXPECT_FALSE(to_torch(outputs[0]).is_conj());
@@ -103,7 +100,7 @@ TEST(ModelTest, OutputsHoldTheirValues) {
 }
 
 TEST(ModelTest, ValuesNestOnlySoDeep) {
-  Model model = load(archive("def forward(self, x: Any):\n    return isinstance(x, int)\n"));
+  Model model = load_bytes(archive("def forward(self, x: Any):\n    return isinstance(x, int)\n"));
   const auto nested = [](int levels) {
     Value value(std::int64_t{1});
     for (int i = 0; i < levels; ++i) value = Value(Value::List{{std::move(value)}});
@@ -115,7 +112,7 @@ TEST(ModelTest, ValuesNestOnlySoDeep) {
 }
 
 TEST(ModelTest, ResultsThatNestTooDeepAreAnExecutionError) {
-  Model model = load(archive(R"(
+  Model model = load_bytes(archive(R"(
 def forward(self, n: int):
     outer: List[Any] = [n]
     for i in range(n):
@@ -133,7 +130,7 @@ TEST(ModelTest, EveryExecutorComputesTheSame) {
        {"prepared", "legacy", "simple", "profiling", "profiling-no-fusion"}) {
     LoadOptions options;
     options.executor = executor;
-    Model model = load(archive(kLinear), options);
+    Model model = load_bytes(archive(kLinear), options);
     EXPECT_EQ(model.info().executor, executor);
     for (int call = 0; call < 4; ++call) {
       EXPECT_THAT(values(model.forward({ones({1, 4})})[0]), ElementsAre(3, 3, 3, 3)) << executor;
@@ -142,7 +139,7 @@ TEST(ModelTest, EveryExecutorComputesTheSame) {
 }
 
 TEST(ModelTest, OutputsAreOrdinaryTensors) {
-  Model model = load(archive(kLinear));
+  Model model = load_bytes(archive(kLinear));
   at::Tensor output = to_torch(model.forward({ones({1, 4})})[0]);
   EXPECT_FALSE(output.is_inference());
   output += 1;  // an inference tensor refuses this
@@ -151,12 +148,12 @@ TEST(ModelTest, OutputsAreOrdinaryTensors) {
 
 TEST(ModelTest, OutputsAreOrdinaryInsideTheHostsInferenceMode) {
   const c10::InferenceMode guard;
-  Model model = load(archive(kLinear));
+  Model model = load_bytes(archive(kLinear));
   EXPECT_FALSE(to_torch(model.forward({ones({1, 4})})[0]).is_inference());
 }
 
 TEST(ModelTest, OutputsNeverAliasWeightsStateOrInputs) {
-  Model model = load(archive(R"(
+  Model model = load_bytes(archive(R"(
 def forward(self, x):
     return self.weight, self.state, x, x[0]
 )"));
@@ -171,14 +168,14 @@ def forward(self, x):
 TEST(ModelTest, OutputsOutliveTheModel) {
   std::vector<Tensor> outputs;
   {
-    Model model = load(archive(kLinear));
+    Model model = load_bytes(archive(kLinear));
     outputs = model.forward({ones({1, 4})});
   }
   EXPECT_THAT(values(outputs[0]), ElementsAre(3, 3, 3, 3));
 }
 
 TEST(ModelTest, OutputsOfOneStorageShareItLikeTorch) {
-  Model model = load(archive(R"(
+  Model model = load_bytes(archive(R"(
 def forward(self, x):
     y = x + 1
     return y, y[0]
@@ -189,7 +186,7 @@ def forward(self, x):
 }
 
 TEST(ModelTest, NestedOutputsAreFlattenedDepthFirst) {
-  Model model = load(archive(R"(
+  Model model = load_bytes(archive(R"(
 def forward(self, x):
     return {"b": [x + 1, x + 2], "a": [x + 3]}, (x + 4, x + 5)
 )"));
@@ -199,13 +196,13 @@ def forward(self, x):
 }
 
 TEST(ModelTest, ForwardNamesCallWhenAnOutputIsNoTensor) {
-  Model model = load(archive("def forward(self, x):\n    return x, 3\n"));
+  Model model = load_bytes(archive("def forward(self, x):\n    return x, 3\n"));
   EXPECT_THAT(message_of<InputError>([&] { model.forward({ones({1})}); }), HasSubstr("call()"));
   EXPECT_EQ(model.call({ones({1})}).at(1).as_int(), 3);
 }
 
 TEST(ModelTest, CallTakesEveryTypeNested) {
-  Model model = load(archive(R"(
+  Model model = load_bytes(archive(R"(
 def forward(self, flag: bool, count: int, scale: float, label: str, sizes: List[int],
             tables: Dict[str, List[Tensor]], pair: Tuple[int, Tensor], maybe: Optional[Tensor],
             device: Device, z: complex):
@@ -227,13 +224,14 @@ def forward(self, flag: bool, count: int, scale: float, label: str, sizes: List[
 }
 
 TEST(ModelTest, CallTakesArgumentsByNameAndDefaults) {
-  Model model = load(archive("def forward(self, x, scale: float = 2.0):\n    return x * scale\n"));
+  Model model =
+      load_bytes(archive("def forward(self, x, scale: float = 2.0):\n    return x * scale\n"));
   EXPECT_THAT(values(model.call({}, {{"x", ones({1})}}).as_tensor()), ElementsAre(2));
   EXPECT_THAT(values(model.call({ones({1})}, {{"scale", 3}}).as_tensor()), ElementsAre(3));
 }
 
 TEST(ModelTest, CallSaysWhichElementHasTheWrongType) {
-  Model model = load(archive("def forward(self, x: List[Tensor]):\n    return x[0]\n"));
+  Model model = load_bytes(archive("def forward(self, x: List[Tensor]):\n    return x[0]\n"));
   EXPECT_THAT(message_of<InputError>([&] {
                 model.call({Value::List{ones({1}), 3}});
               }),
@@ -241,7 +239,7 @@ TEST(ModelTest, CallSaysWhichElementHasTheWrongType) {
 }
 
 TEST(ModelTest, CallRefusesUnknownMissingAndDoubleArguments) {
-  Model model = load(archive(kLinear));
+  Model model = load_bytes(archive(kLinear));
   EXPECT_THAT(message_of<InputError>([&] {
                 model.call({}, {{"y", ones({1, 4})}});
               }),
@@ -261,14 +259,14 @@ TEST(ModelTest, CallRefusesUnknownMissingAndDoubleArguments) {
 }
 
 TEST(ModelTest, ManifestGivesTheSignature) {
-  Model model = load(archive(kLinear, kManifest));
+  Model model = load_bytes(archive(kLinear, kAddManifest));
   EXPECT_EQ(model.info().name, "linear");
   EXPECT_EQ(model.signature().inputs[0].to_string(), "x: float32[batch=2..8, 4]");
   EXPECT_EQ(model.signature().outputs[0].name, "y");
 }
 
 TEST(ModelTest, ManifestIsCheckedAgainstInputs) {
-  Model model = load(archive(kLinear, kManifest));
+  Model model = load_bytes(archive(kLinear, kAddManifest));
   const auto error_of = [&](const Tensor& input) {
     return message_of<InputError>([&] { model.forward({input}); });
   };
@@ -288,7 +286,7 @@ TEST(ModelTest, EqualDimNamesMeanEqualSizes) {
                {"name": "b", "dtype": "float32", "shape": [{"name": "n", "min": 1, "max": null}]}],
     "outputs": []})";
   Model model =
-      load(archive("def forward(self, a, b):\n    return a.sum() + b.sum()\n", kTwoInputs));
+      load_bytes(archive("def forward(self, a, b):\n    return a.sum() + b.sum()\n", kTwoInputs));
   EXPECT_THAT(message_of<InputError>([&] {
                 model.forward({ones({2}), ones({3})});
               }),
@@ -297,7 +295,7 @@ TEST(ModelTest, EqualDimNamesMeanEqualSizes) {
 }
 
 TEST(ModelTest, ExceptionInsideTheModelIsAnExecutionErrorWithoutStackTrace) {
-  Model model = load(archive(kLinear));
+  Model model = load_bytes(archive(kLinear));
   const std::string message = message_of<ExecutionError>([&] { model.forward({ones({3, 5})}); });
   EXPECT_THAT(message, HasSubstr("[call] model: "));
   EXPECT_THAT(message, HasSubstr("mat1 and mat2 shapes cannot be multiplied"));
@@ -307,7 +305,7 @@ TEST(ModelTest, ExceptionInsideTheModelIsAnExecutionErrorWithoutStackTrace) {
 }
 
 TEST(ModelTest, RaiseInsideTheModelIsAnExecutionError) {
-  Model model = load(archive(R"(
+  Model model = load_bytes(archive(R"(
 def forward(self, x):
     assert bool(x.sum() < 100), "too much"
     return x
@@ -318,7 +316,7 @@ def forward(self, x):
 }
 
 TEST(ModelTest, CallerBuffersReceiveTheOutputs) {
-  Model model = load(archive(kLinear));
+  Model model = load_bytes(archive(kLinear));
   std::vector<float> memory(4);
   RunOptions options;
   options.outputs = {Tensor::from_blob(memory.data(), DType::kFloat32, {1, 4})};
@@ -333,7 +331,7 @@ TEST(ModelTest, CallerBuffersReceiveTheOutputs) {
 }
 
 TEST(ModelTest, CallerBuffersHaveRoomOfTheirOwn) {
-  Model model = load(archive("def forward(self, x):\n    return x + 1, x + 2\n"));
+  Model model = load_bytes(archive("def forward(self, x):\n    return x + 1, x + 2\n"));
   std::vector<float> memory(8, 1.0f);
   const auto buffer = [&](std::size_t offset, const std::vector<std::int64_t>& strides = {}) {
     return Tensor::from_blob(memory.data() + offset, DType::kFloat32, {4}, strides);
@@ -353,7 +351,7 @@ TEST(ModelTest, CallerBuffersHaveRoomOfTheirOwn) {
 }
 
 TEST(ModelTest, MethodsRunByName) {
-  Model model = load(archive(R"(
+  Model model = load_bytes(archive(R"(
 def forward(self, x):
     return x + self.state
 def double(self, x, times: int):
@@ -366,7 +364,7 @@ def double(self, x, times: int):
 }
 
 TEST(ModelTest, StatsCountForwardAndCall) {
-  Model model = load(archive(kLinear));
+  Model model = load_bytes(archive(kLinear));
   for (int i = 0; i < 70; ++i) model.forward({ones({1, 4})});
   model.call({ones({1, 4})});
   const LatencyStats stats = model.stats();
@@ -386,7 +384,7 @@ TEST(ModelTest, OnTimingHearsOfEveryCall) {
   LoadOptions options;
   options.name = "gate";
   options.on_timing = [&](const Timing& timing) { heard.push_back(timing); };
-  Model model = load(archive(kLinear), options);
+  Model model = load_bytes(archive(kLinear), options);
   model.forward({ones({1, 4})});
   model.forward({ones({1, 4})});
   ASSERT_EQ(heard.size(), 2u);
@@ -401,7 +399,7 @@ TEST(ModelTest, AnExceptionInOnTimingIsLoggedAndDropped) {
   LoadOptions options;
   options.on_timing = [](const Timing&) { throw std::runtime_error("bad callback"); };
   options.on_log = [&](LogLevel, const std::string& message) { messages.push_back(message); };
-  Model model = load(archive(kLinear), options);
+  Model model = load_bytes(archive(kLinear), options);
   EXPECT_EQ(model.forward({ones({1, 4})}).size(), 1u);
   EXPECT_THAT(messages.back(), HasSubstr("on_timing threw"));
 }
@@ -412,12 +410,12 @@ TEST(ModelTest, WarningsOfLibtorchGoToOnLog) {
   options.on_log = [&](LogLevel level, const std::string& message) {
     if (level == LogLevel::kWarning) messages.push_back(message);
   };
-  Model model = load(archive(R"(
+  Model model = load_bytes(archive(R"(
 def forward(self, x):
     torch.warn("look out", 2)
     return x
 )"),
-                     options);
+                           options);
   ::testing::internal::CaptureStderr();
   model.forward({ones({1})});
   EXPECT_EQ(::testing::internal::GetCapturedStderr(), "");
@@ -429,13 +427,13 @@ TEST(ModelTest, IntraOpThreadsArePutBack) {
   const int before = at::get_num_threads();
   LoadOptions options;
   options.intra_op_threads = before + 1;
-  Model model = load(archive(kLinear), options);
+  Model model = load_bytes(archive(kLinear), options);
   model.forward({ones({1, 4})});
   EXPECT_EQ(at::get_num_threads(), before);
 }
 
 TEST(ModelTest, AutocastOfTheHostIsLeftOutside) {
-  Model model = load(archive(kLinear));
+  Model model = load_bytes(archive(kLinear));
   at::autocast::set_autocast_enabled(at::kCPU, true);
   const auto outputs = model.forward({ones({1, 4})});
   EXPECT_TRUE(at::autocast::is_autocast_enabled(at::kCPU));
@@ -453,14 +451,14 @@ def forward(self, x):
   for (const bool optimize : {true, false}) {
     LoadOptions options;
     options.optimize = optimize;
-    Model model = load(bytes, options);
+    Model model = load_bytes(bytes, options);
     EXPECT_THAT(values(model.forward({ones({64})})[0]), ::testing::Each(1.0f));
     EXPECT_THAT(model.info().decisions, ::testing::Contains(HasSubstr("train mode")));
   }
 }
 
 TEST(ModelTest, ForwardIsSafeFromManyThreads) {
-  Model model = load(archive(kLinear));
+  Model model = load_bytes(archive(kLinear));
   std::atomic<int> wrong{0};
   std::vector<std::thread> threads;
   for (int t = 0; t < 4; ++t) {
@@ -480,14 +478,14 @@ TEST(ModelTest, ForwardIsSafeFromManyThreads) {
 TEST(ModelTest, UnknownDeviceOrExecutorIsAModelLoadErrorThatListsWhatIsThere) {
   LoadOptions options;
   options.device = "cuda:7";
-  EXPECT_THAT(message_of<ModelLoadError>([&] { load(archive(kLinear), options); }),
+  EXPECT_THAT(message_of<ModelLoadError>([&] { load_bytes(archive(kLinear), options); }),
               HasSubstr("device: expected cpu, got \"cuda:7\""));
   options.device = "toaster";
-  EXPECT_THAT(message_of<ModelLoadError>([&] { load(archive(kLinear), options); }),
+  EXPECT_THAT(message_of<ModelLoadError>([&] { load_bytes(archive(kLinear), options); }),
               HasSubstr("got \"toaster\""));
   options.device = "cpu";
   options.executor = "fast";
-  EXPECT_THAT(message_of<ModelLoadError>([&] { load(archive(kLinear), options); }),
+  EXPECT_THAT(message_of<ModelLoadError>([&] { load_bytes(archive(kLinear), options); }),
               HasSubstr("executor: expected prepared or legacy or simple"));
 }
 
@@ -506,8 +504,8 @@ def forward(self, x):
   const std::string bytes = testing::save(module);
   LoadOptions plain;
   plain.optimize = false;
-  Model reference = load(bytes, plain);
-  Model optimised = load(bytes);
+  Model reference = load_bytes(bytes, plain);
+  Model optimised = load_bytes(bytes);
   EXPECT_TRUE(optimised.info().optimized);
   EXPECT_FALSE(reference.info().optimized);
   EXPECT_THAT(optimised.info().decisions, ::testing::Contains(HasSubstr(decision)));

@@ -15,11 +15,12 @@ namespace {
 
 using Shape = std::vector<std::int64_t>;
 
-class NpyTest : public testing::Test {
+class NpyTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    const testing::TestInfo& test = *testing::UnitTest::GetInstance()->current_test_info();
-    folder_ = std::filesystem::path(testing::TempDir()) / ("npy_test_" + std::string(test.name()));
+    const ::testing::TestInfo& test = *::testing::UnitTest::GetInstance()->current_test_info();
+    folder_ =
+        std::filesystem::path(::testing::TempDir()) / ("npy_test_" + std::string(test.name()));
     std::filesystem::create_directories(folder_);
   }
 

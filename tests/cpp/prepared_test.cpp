@@ -22,7 +22,7 @@ namespace {
 using testing::archive;
 using testing::make_module;
 
-Model load(const std::string& bytes, const char* executor = "prepared", bool optimize = true) {
+Model load_with(const std::string& bytes, const char* executor = "prepared", bool optimize = true) {
   LoadOptions options;
   options.executor = executor;
   options.optimize = optimize;
@@ -105,8 +105,8 @@ class PreparedProgramTest : public ::testing::TestWithParam<Program> {};
 TEST_P(PreparedProgramTest, ComputesWhatTorchsExecutorsCompute) {
   const std::string bytes = archive(GetParam().source);
   for (const bool optimize : {true, false}) {
-    Model prepared = load(bytes, "prepared", optimize);
-    Model legacy = load(bytes, "legacy", optimize);
+    Model prepared = load_with(bytes, "prepared", optimize);
+    Model legacy = load_with(bytes, "legacy", optimize);
     EXPECT_EQ(prepared.info().executor, "prepared");
     for (const float value : {1.0F, -2.0F, 0.5F, 3.0F}) {
       const std::vector<c10::IValue> args = {at::full({4}, value)};
@@ -148,7 +148,7 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& info) { return info.param.name; });
 
 TEST(PreparedTest, ErrorsNameTheLineOfTheSource) {
-  Model model = load(archive("def forward(self, x):\n    y = x + 1\n    return y.view(7)\n"));
+  Model model = load_with(archive("def forward(self, x):\n    y = x + 1\n    return y.view(7)\n"));
   const std::string message =
       testing::message_of<ExecutionError>([&] { model.forward({from_torch(at::ones({4}))}); });
   EXPECT_THAT(message, ::testing::HasSubstr("view"));
@@ -158,7 +158,7 @@ TEST(PreparedTest, ErrorsNameTheLineOfTheSource) {
 
 TEST(PreparedTest, ClonesShareCodeAndKeepTheirOwnState) {
   Model model =
-      load(archive("def forward(self, x):\n    self.state += 1\n    return self.state\n"));
+      load_with(archive("def forward(self, x):\n    self.state += 1\n    return self.state\n"));
   const auto next = [](Model& from) {
     return from.forward({from_torch(at::ones({4}))})[0].data<float>()[0];
   };
@@ -172,7 +172,7 @@ TEST(PreparedTest, ClonesShareCodeAndKeepTheirOwnState) {
 }
 
 TEST(PreparedTest, ServesManyThreads) {
-  Model model = load(archive(
+  Model model = load_with(archive(
       "def forward(self, x):\n    y = x\n    for i in range(int(x[0])):\n        y = y + 1\n"
       "    return y\n"));
   std::vector<std::thread> threads;

@@ -19,7 +19,7 @@ namespace {
 using testing::archive;
 using ::testing::HasSubstr;
 
-constexpr const char* kCounter = R"(
+constexpr const char* kStateCounter = R"(
 def forward(self, x):
     self.state.add_(1)
     return x + self.state
@@ -34,12 +34,12 @@ def forward(self, x):
     return x + self.state
 )";
 
-float run(Model& model) {
+float step(Model& model) {
   const auto outputs = model.forward({from_torch(at::zeros({4}))});
   return outputs[0].data<float>()[0];
 }
 
-Model load(const std::string& bytes, bool optimize = true) {
+Model load_state(const std::string& bytes, bool optimize = true) {
   LoadOptions options;
   options.optimize = optimize;
   return Model::load(bytes.data(), bytes.size(), options);
@@ -52,7 +52,7 @@ TEST(StateTest, StatelessModuleHasNoState) {
 }
 
 TEST(StateTest, InPlaceWriteToABufferIsFound) {
-  const auto state = analyse_state(testing::make_module(kCounter));
+  const auto state = analyse_state(testing::make_module(kStateCounter));
   EXPECT_THAT(state.reason, HasSubstr("writes to state"));
   EXPECT_THAT(state.attributes, ::testing::ElementsAre("state"));
 }
@@ -68,33 +68,33 @@ TEST(StateTest, AssignmentIsFound) {
 }
 
 TEST(StateTest, StateIsKeptAcrossCallsWithAndWithoutOptimising) {
-  for (const char* source : {kCounter, kAssigner}) {
+  for (const char* source : {kStateCounter, kAssigner}) {
     for (const bool optimize : {true, false}) {
-      Model model = load(archive(source), optimize);
+      Model model = load_state(archive(source), optimize);
       EXPECT_TRUE(model.info().stateful);
-      EXPECT_EQ(run(model), 1);
-      EXPECT_EQ(run(model), 2);
+      EXPECT_EQ(step(model), 1);
+      EXPECT_EQ(step(model), 2);
     }
   }
 }
 
 TEST(StateTest, MethodsSeeTheSameState) {
-  Model model = load(archive(kCounter));
-  run(model);
-  run(model);
+  Model model = load_state(archive(kStateCounter));
+  step(model);
+  step(model);
   model.run_method("reset");
-  EXPECT_EQ(run(model), 1);
+  EXPECT_EQ(step(model), 1);
 }
 
 TEST(StateTest, CloneStartsFromTheStateOfNowAndGoesItsOwnWay) {
-  for (const char* source : {kCounter, kAssigner}) {
+  for (const char* source : {kStateCounter, kAssigner}) {
     for (const bool optimize : {true, false}) {
-      Model model = load(archive(source), optimize);
-      run(model);
+      Model model = load_state(archive(source), optimize);
+      step(model);
       Model copy = model.clone();
-      EXPECT_EQ(run(copy), 2);
-      EXPECT_EQ(run(copy), 3);
-      EXPECT_EQ(run(model), 2);
+      EXPECT_EQ(step(copy), 2);
+      EXPECT_EQ(step(copy), 3);
+      EXPECT_EQ(step(model), 2);
       EXPECT_EQ(copy.stats().count, 2u);
     }
   }
@@ -119,13 +119,13 @@ def forward(self, x):
     return x + self.state + self.weight[0] - 1
 )");
   module.eval();
-  Model model = load(testing::save(module), false);
+  Model model = load_state(testing::save(module), false);
   std::vector<Model> clones;
   clones.push_back(model.clone());
   const std::size_t before = resident_bytes();
   for (int i = 0; i < 20; ++i) clones.push_back(model.clone());
   EXPECT_LT(resident_bytes() - before, 2 * kWeightBytes);
-  EXPECT_EQ(run(clones.back()), 1);
+  EXPECT_EQ(step(clones.back()), 1);
 }
 
 TEST(StateTest, WriteIntoAListOfTensorsIsState) {
@@ -136,11 +136,11 @@ TEST(StateTest, WriteIntoAListOfTensorsIsState) {
       "def forward(self, x):\n    self.history[0].add_(1)\n    return x + self.history[0]\n");
   module.eval();
   EXPECT_THAT(analyse_state(module).reason, HasSubstr("list"));
-  Model model = load(testing::save(module));
-  EXPECT_EQ(run(model), 1);
+  Model model = load_state(testing::save(module));
+  EXPECT_EQ(step(model), 1);
   Model copy = model.clone();
-  EXPECT_EQ(run(copy), 2);
-  EXPECT_EQ(run(model), 2);
+  EXPECT_EQ(step(copy), 2);
+  EXPECT_EQ(step(model), 2);
 }
 
 TEST(StateTest, ConstantThatIsWrittenInPlaceIsState) {
@@ -164,26 +164,26 @@ TEST(StateTest, ConstantThatIsWrittenInPlaceIsState) {
   const auto state = analyse_state(module);
   EXPECT_THAT(state.reason, HasSubstr("constant"));
   for (const bool optimize : {true, false}) {
-    Model model = load(testing::save(module), optimize);
+    Model model = load_state(testing::save(module), optimize);
     EXPECT_TRUE(model.info().stateful);
-    EXPECT_EQ(run(model), 1);
+    EXPECT_EQ(step(model), 1);
     Model copy = model.clone();
-    EXPECT_EQ(run(copy), 2);
-    EXPECT_EQ(run(copy), 3);
-    EXPECT_EQ(run(model), 2);
+    EXPECT_EQ(step(copy), 2);
+    EXPECT_EQ(step(copy), 3);
+    EXPECT_EQ(step(model), 2);
   }
 }
 
 TEST(StateTest, CallsOfAStatefulModelTakeTurns) {
-  Model model = load(archive(kCounter));
+  Model model = load_state(archive(kStateCounter));
   std::vector<std::thread> threads;
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&] {
-      for (int i = 0; i < 50; ++i) run(model);
+      for (int i = 0; i < 50; ++i) step(model);
     });
   }
   for (std::thread& thread : threads) thread.join();
-  EXPECT_EQ(run(model), 201);
+  EXPECT_EQ(step(model), 201);
 }
 
 TEST(StateTest, OutputsThatAliasTheStateAreCopiedWithinTheTurn) {
@@ -191,7 +191,7 @@ TEST(StateTest, OutputsThatAliasTheStateAreCopiedWithinTheTurn) {
   module.register_buffer("state", at::zeros({400000}));
   module.define("def forward(self, x):\n    self.state.add_(x)\n    return self.state\n");
   module.eval();
-  Model model = load(testing::save(module));
+  Model model = load_state(testing::save(module));
   const Tensor one = from_torch(at::ones({1}));
   std::atomic<int> torn{0};
   std::vector<std::thread> threads;

@@ -16,6 +16,7 @@ namespace ts_infer {
 namespace {
 
 using testing::archive;
+using testing::load_bytes;
 
 constexpr int kThreads = 16;
 constexpr int kSteps = 150;
@@ -43,8 +44,8 @@ float first(const Tensor& tensor) { return tensor.to_host().data<float>()[0]; }
 class Stress {
  public:
   Stress() : plain_(archive(kPlain)), with_state_(archive(kWithState)) {
-    shared_ = std::make_shared<Model>(load(plain_));
-    counter_ = std::make_shared<Model>(load(with_state_));
+    shared_ = std::make_shared<Model>(load_bytes(plain_));
+    counter_ = std::make_shared<Model>(load_bytes(with_state_));
   }
 
   void run() {
@@ -58,8 +59,6 @@ class Stress {
   }
 
  private:
-  static Model load(const std::string& bytes) { return Model::load(bytes.data(), bytes.size()); }
-
   std::shared_ptr<Model> shared() {
     const std::shared_lock<std::shared_mutex> lock(mutex_);
     return shared_;
@@ -75,12 +74,12 @@ class Stress {
       const auto value = static_cast<float>(random() % 100);
       switch (random() % 9) {
         case 0: {
-          Model own = load(plain_);
+          Model own = load_bytes(plain_);
           check(first(own.forward({row(value)})[0]) == 2 * value + 1);
           break;
         }
         case 1: {
-          const auto model = std::make_shared<Model>(load(plain_));
+          const auto model = std::make_shared<Model>(load_bytes(plain_));
           const std::unique_lock<std::shared_mutex> lock(mutex_);
           shared_ = model;  // the last call of the one before destroys it
           break;

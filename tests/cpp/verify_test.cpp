@@ -26,7 +26,7 @@ def forward(self, x):
     return x + self.state
 )";
 
-constexpr const char* kManifest = R"({
+constexpr const char* kVerifyManifest = R"({
   "schema": 1, "name": "sample", "inputs": [{"name": "x"}], "outputs": [{"name": "y"}],
   "golden": {"file": "ts_infer/golden.pt", "calls": 1, "tolerance": {
     "cpu": {"float32": [0.01, 0.1]}, "accelerator": {}}}})";
@@ -36,7 +36,7 @@ constexpr const char* kExactManifest = R"({
   "golden": {"file": "ts_infer/golden.pt", "calls": 1, "tolerance": {"cpu": {}}}})";
 
 std::string bytes_of(const std::string& source, const GoldenVectors& calls,
-                     const std::string& manifest = kManifest) {
+                     const std::string& manifest = kVerifyManifest) {
   return testing::save(make_module(source), manifest, golden_sample(calls));
 }
 
@@ -128,10 +128,10 @@ TEST(VerifyTest, AsksForAGoldenSample) {
   const std::string plain = testing::archive(kDouble);
   EXPECT_THAT(message_of<ModelLoadError>([&] { verify_bytes(plain); }),
               HasSubstr("expected a golden sample in the file, got none"));
-  const std::string missing = testing::save(make_module(kDouble), kManifest);
+  const std::string missing = testing::save(make_module(kDouble), kVerifyManifest);
   EXPECT_THAT(message_of<ModelLoadError>([&] { verify_bytes(missing); }),
               HasSubstr("expected extra/ts_infer/golden.pt in the file, got none"));
-  const std::string garbage = testing::save(make_module(kDouble), kManifest, "garbage");
+  const std::string garbage = testing::save(make_module(kDouble), kVerifyManifest, "garbage");
   EXPECT_THAT(message_of<ModelLoadError>([&] { verify_bytes(garbage); }),
               HasSubstr("its golden sample cannot be read"));
   EXPECT_FALSE(verify_bytes(bytes_of(kDouble, {})).ok());

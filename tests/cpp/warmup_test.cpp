@@ -17,9 +17,10 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::Gt;
 using ::testing::HasSubstr;
+using testing::load_bytes;
 using testing::message_of;
 
-constexpr const char* kManifest = R"({
+constexpr const char* kWarmUpManifest = R"({
   "schema": 1, "name": "sized", "method": "trace",
   "inputs": [{"name": "x", "type": "Tensor", "dtype": "float32",
               "shape": [{"name": "n", "min": 1, "max": 64}, 4]}],
@@ -27,10 +28,10 @@ constexpr const char* kManifest = R"({
   "warmup_shapes": [{"x": [1, 4]}, {"x": [64, 4]}]
 })";
 
-constexpr const char* kDouble = "def forward(self, x):\n    return x * 2\n";
+constexpr const char* kDoubling = "def forward(self, x):\n    return x * 2\n";
 
 /// Its state counts the rows that it has seen.
-constexpr const char* kCounter =
+constexpr const char* kCountingCalls =
     "def forward(self, x):\n    self.state += x.size(0)\n    return self.state + x\n";
 
 std::vector<std::vector<std::int64_t>> warmed_up(const Model& model) {
@@ -41,14 +42,10 @@ std::vector<std::vector<std::int64_t>> warmed_up(const Model& model) {
   return sizes;
 }
 
-Model load(const std::string& bytes, const LoadOptions& options = {}) {
-  return Model::load(bytes.data(), bytes.size(), options);
-}
-
 using Sizes = std::vector<std::vector<std::int64_t>>;
 
 TEST(WarmUpTest, RunsTheArchivesSizesLargestFirst) {
-  const Model model = load(testing::archive(kDouble, kManifest));
+  const Model model = load_bytes(testing::archive(kDoubling, kWarmUpManifest));
   EXPECT_EQ(warmed_up(model), (Sizes{{64, 4}, {1, 4}}));
   EXPECT_EQ(model.stats().count, 0u);
 }
@@ -56,18 +53,19 @@ TEST(WarmUpTest, RunsTheArchivesSizesLargestFirst) {
 TEST(WarmUpTest, FullRunsSizesBetweenToo) {
   LoadOptions options;
   options.warmup = "full";
-  EXPECT_EQ(warmed_up(load(testing::archive(kDouble, kManifest), options)),
+  EXPECT_EQ(warmed_up(load_bytes(testing::archive(kDoubling, kWarmUpManifest), options)),
             (Sizes{{64, 4}, {8, 4}, {1, 4}}));
 }
 
 TEST(WarmUpTest, CallersSizesComeBeforeTheArchives) {
   LoadOptions options;
   options.warmup_shapes = {{{"x", {3, 4}}}};
-  EXPECT_EQ(warmed_up(load(testing::archive(kDouble, kManifest), options)), (Sizes{{3, 4}}));
+  EXPECT_EQ(warmed_up(load_bytes(testing::archive(kDoubling, kWarmUpManifest), options)),
+            (Sizes{{3, 4}}));
   // Without a manifest they are all that is known.
-  EXPECT_EQ(warmed_up(load(testing::archive(kDouble), options)), (Sizes{{3, 4}}));
+  EXPECT_EQ(warmed_up(load_bytes(testing::archive(kDoubling), options)), (Sizes{{3, 4}}));
   options.warmup_shapes = {{{"z", {3, 4}}}};
-  EXPECT_THAT(message_of<ModelLoadError>([&] { load(testing::archive(kDouble), options); }),
+  EXPECT_THAT(message_of<ModelLoadError>([&] { load_bytes(testing::archive(kDoubling), options); }),
               HasSubstr("warmup_shapes: "));
 }
 
@@ -79,11 +77,12 @@ TEST(WarmUpTest, NothingIsRunWhereNoSizesAreKnownOrItIsOff) {
     }
     return std::string();
   };
-  EXPECT_EQ(reason(load(testing::archive(kDouble))), "sizes are not known; give warmup_shapes");
+  EXPECT_EQ(reason(load_bytes(testing::archive(kDoubling))),
+            "sizes are not known; give warmup_shapes");
   LoadOptions options;
   options.warmup = "off";
-  EXPECT_EQ(reason(load(testing::archive(kDouble, kManifest), options)), "asked for");
-  EXPECT_EQ(reason(load(testing::archive("def other(self, x):\n    return x\n"))),
+  EXPECT_EQ(reason(load_bytes(testing::archive(kDoubling, kWarmUpManifest), options)), "asked for");
+  EXPECT_EQ(reason(load_bytes(testing::archive("def other(self, x):\n    return x\n"))),
             "there is no forward");
 }
 
@@ -91,7 +90,7 @@ TEST(WarmUpTest, StateIsWhatItWas) {
   LoadOptions options;
   for (const char* executor : {"prepared", "legacy", "simple", "profiling"}) {
     options.executor = executor;
-    Model model = load(testing::archive(kCounter, kManifest), options);
+    Model model = load_bytes(testing::archive(kCountingCalls, kWarmUpManifest), options);
     EXPECT_EQ(warmed_up(model).size(), 2u);
     model.warm_up_this_thread();
     const Tensor output = model.forward({from_torch(at::zeros({2, 4}))})[0];
@@ -103,19 +102,21 @@ TEST(WarmUpTest, RandomGeneratorsAreWhatTheyWere) {
   at::manual_seed(7);
   const float expected = at::rand({1}).item<float>();
   at::manual_seed(7);
-  load(testing::archive("def forward(self, x):\n    return x + torch.rand([4])\n", kManifest));
+  load_bytes(
+      testing::archive("def forward(self, x):\n    return x + torch.rand([4])\n", kWarmUpManifest));
   EXPECT_EQ(at::rand({1}).item<float>(), expected);
 }
 
 TEST(WarmUpTest, ModelThatFailsInItFailsInLoad) {
   const std::string bytes = testing::archive(
-      "def forward(self, x):\n    assert x.size(0) < 64, \"too many\"\n    return x\n", kManifest);
-  const std::string message = message_of<ModelLoadError>([&] { load(bytes); });
+      "def forward(self, x):\n    assert x.size(0) < 64, \"too many\"\n    return x\n",
+      kWarmUpManifest);
+  const std::string message = message_of<ModelLoadError>([&] { load_bytes(bytes); });
   EXPECT_THAT(message, HasSubstr("it fails in its warm-up at x 64x4 with inputs drawn at random"));
   EXPECT_THAT(message, HasSubstr("too many"));
   LoadOptions options;
   options.warmup = "off";
-  EXPECT_NO_THROW(load(bytes, options));
+  EXPECT_NO_THROW(load_bytes(bytes, options));
 }
 
 TEST(WarmUpTest, BudgetEndsItAndSaysWhatIsLeftOut) {
@@ -125,19 +126,20 @@ TEST(WarmUpTest, BudgetEndsItAndSaysWhatIsLeftOut) {
   options.on_log = [&](LogLevel level, const std::string& message) {
     if (level == LogLevel::kWarning) warnings.push_back(message);
   };
-  EXPECT_EQ(warmed_up(load(testing::archive(kDouble, kManifest), options)), (Sizes{{64, 4}}));
+  EXPECT_EQ(warmed_up(load_bytes(testing::archive(kDoubling, kWarmUpManifest), options)),
+            (Sizes{{64, 4}}));
   EXPECT_THAT(warnings, ElementsAre(HasSubstr("budget of 0 s: not run at x 1x4")));
 }
 
 TEST(WarmUpTest, RefusesOtherLevelsAndBudgets) {
-  const std::string bytes = testing::archive(kDouble);
+  const std::string bytes = testing::archive(kDoubling);
   LoadOptions options;
   options.warmup = "slow";
-  EXPECT_THAT(message_of<ModelLoadError>([&] { load(bytes, options); }),
+  EXPECT_THAT(message_of<ModelLoadError>([&] { load_bytes(bytes, options); }),
               HasSubstr("warmup: expected off or fast or full, got \"slow\""));
   options.warmup = "fast";
   options.warmup_budget_s = -1;
-  EXPECT_THAT(message_of<ModelLoadError>([&] { load(bytes, options); }),
+  EXPECT_THAT(message_of<ModelLoadError>([&] { load_bytes(bytes, options); }),
               HasSubstr("warmup_budget_s: expected seconds, 0 or more, got -1"));
 }
 
@@ -157,11 +159,11 @@ TEST(WarmUpTest, TakesTheValuesOfTheGoldenSample) {
   })";
   const std::string bytes = testing::save(testing::make_module(source), manifest,
                                           testing::golden_sample({{{1, 2}, {1, 2}}}));
-  EXPECT_EQ(warmed_up(load(bytes)), (Sizes{{9}, {1}}));
+  EXPECT_EQ(warmed_up(load_bytes(bytes)), (Sizes{{9}, {1}}));
 }
 
 TEST(WarmUpTest, EveryThreadMayWarmItselfUp) {
-  Model model = load(testing::archive(kDouble, kManifest));
+  Model model = load_bytes(testing::archive(kDoubling, kWarmUpManifest));
   std::vector<std::thread> threads;
   for (int i = 0; i < 4; ++i) {
     threads.emplace_back([&] {
@@ -174,7 +176,8 @@ TEST(WarmUpTest, EveryThreadMayWarmItselfUp) {
 }
 
 TEST(LoadStepsTest, AddUpToTheLoad) {
-  const std::string path = testing::write_file("steps.pt", testing::archive(kDouble, kManifest));
+  const std::string path =
+      testing::write_file("steps.pt", testing::archive(kDoubling, kWarmUpManifest));
   const ModelInfo info = Model::load(path).info();
   std::vector<std::string> names;
   double sum = 0;

@@ -152,6 +152,24 @@ def test_embedded_program_keeps_state_of_silero(
     assert cloned == heard[len(heard) // 2 :]
 
 
+def test_static_objects_are_told_that_the_process_ends(found: Path, archive: Path) -> None:
+    done = subprocess.run([found / "exits", archive], capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert lines[:2] == ["done", "done"]
+    for line, start in zip(lines[2:6], ("[call]", "[call]", "[clone]", "[load]"), strict=True):
+        assert line.startswith(start)
+        assert "expected a process that runs" in line
+    assert lines[6:] == ["1 2"]  # the call that was made before, and its output
+
+
+def test_a_plug_in_comes_and_goes(found: Path, archive: Path) -> None:
+    expected = float(jit_load(str(archive))(torch.tensor([[1.0, 2.0, 3.0]]))[0, 0])
+    lines = run(found / "host", found / "libplugin.so", archive).splitlines()
+    assert [float(line) for line in lines] == pytest.approx([expected] * 5, abs=1e-4)
+
+
 @pytest.mark.slow
 def test_bundled_folder_runs_after_it_was_moved(
     added: Path, archive: Path, cmake: str, tmp_path: Path

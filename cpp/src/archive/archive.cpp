@@ -29,6 +29,7 @@
 #include "archive/sha256.h"
 #include "archive/source_scan.h"
 #include "messages.h"
+#include "process.h"
 
 namespace ts_infer {
 namespace {
@@ -183,6 +184,7 @@ Archive::~Archive() {
 }
 
 std::shared_ptr<const Archive> Archive::open(const std::string& path, const ArchiveLimits& limits) {
+  require_running<ModelLoadError>("[load] " + path + ':');
   const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (file < 0) {
     const std::string message = "[load] " + path + ": " + std::strerror(errno);
@@ -211,6 +213,7 @@ std::shared_ptr<const Archive> Archive::open(const std::string& path, const Arch
 
 std::shared_ptr<const Archive> Archive::over(std::string_view bytes, const ArchiveLimits& limits) {
   std::shared_ptr<Archive> archive(new Archive("", bytes, -1));
+  require_running<ModelLoadError>("[load] " + archive->subject() + ':');
   archive->read(limits);
   return archive;
 }

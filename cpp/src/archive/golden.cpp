@@ -12,6 +12,7 @@
 
 #include "archive/archive.h"
 #include "archive/pickle_machine.h"
+#include "archive/pickle_scan.h"
 #include "archive/zip.h"
 #include "messages.h"
 #include "ts_infer/error.h"
@@ -21,7 +22,7 @@ namespace {
 
 using c10::IValue;
 
-constexpr int kDeepest = 64;         // containers within containers
+constexpr std::size_t kDeepest = 100;
 constexpr int kMostValues = 100000;  // in one list of calls
 
 [[noreturn]] void unreadable(const std::string& what) { throw ModelLoadError(what); }
@@ -66,8 +67,9 @@ class SavedFile {
   std::vector<ZipMember> members_;
 };
 
-/// A machine for the opcodes that pickle protocol 2 writes for plain values and tensors. A global
-/// is a string here, which only kReduce and kBinPersId read as a name.
+/// A machine for the opcodes that pickle protocol 2 writes for plain values and tensors, of a
+/// pickle that scan_pickle() has gone through: storages and tensors fit. A global is a string here,
+/// which only REDUCE and BINPERSID read as a name.
 class Unpickler : PickleMachine<IValue> {
  public:
   explicit Unpickler(const SavedFile& file)
@@ -154,17 +156,6 @@ class Unpickler : PickleMachine<IValue> {
     }
   }
 
-  std::int64_t long_integer() {
-    const std::string_view digits = take(number<std::uint8_t>());
-    if (digits.size() > 8) unreadable("an integer has more than 64 bits");
-    // Two's complement, little-endian: the last byte has the sign.
-    std::uint64_t value = !digits.empty() && digits.back() < 0 ? ~std::uint64_t{0} : 0;
-    for (std::size_t i = digits.size(); i-- > 0;) {
-      value = value << 8 | static_cast<unsigned char>(digits[i]);
-    }
-    return static_cast<std::int64_t>(value);
-  }
-
   double big_endian_double() {
     std::uint64_t bits = 0;
     for (const char byte : take(8)) bits = bits << 8 | static_cast<unsigned char>(byte);
@@ -221,10 +212,7 @@ class Unpickler : PickleMachine<IValue> {
 
   static std::vector<std::int64_t> sizes(const IValue& value) {
     std::vector<std::int64_t> found;
-    for (const IValue& element : elements(value, 0)) {
-      found.push_back(integer(element));
-      if (found.back() < 0) unreadable("a tensor has a negative size or stride");
-    }
+    for (const IValue& element : elements(value, 0)) found.push_back(integer(element));
     return found;
   }
 
@@ -238,11 +226,6 @@ class Unpickler : PickleMachine<IValue> {
     if (known != storages_.end()) return known->second;
     const std::string_view data = file_.at("data/" + key);
     const std::int64_t count = integer(parts[4]);
-    const std::size_t item = c10::elementSize(*dtype);
-    if (count < 0 || static_cast<std::uint64_t>(count) > data.size() / item) {
-      unreadable(c10::str("data/", key, ": expected ", count, " elements of ", item, " bytes, got ",
-                          data.size(), " bytes"));
-    }
     const at::Tensor tensor = at::empty({count}, at::TensorOptions(c10::kCPU).dtype(*dtype));
     if (count > 0) std::memcpy(tensor.data_ptr(), data.data(), tensor.nbytes());
     return storages_[key] = tensor;
@@ -261,28 +244,22 @@ class Unpickler : PickleMachine<IValue> {
     }
     const std::vector<IValue> parts = elements(arguments, 6);
     if (!parts[0].isTensor()) unreadable("expected a storage, got " + parts[0].tagKind());
-    const std::vector<std::int64_t> shape = sizes(parts[2]);
-    const std::vector<std::int64_t> strides = sizes(parts[3]);
-    const std::int64_t offset = integer(parts[1]);
-    if (shape.size() != strides.size() || offset < 0) unreadable("a tensor has no valid shape");
-    return at::as_strided(parts[0].toTensor(), shape, strides, offset);  // checks the bounds
+    return at::as_strided(parts[0].toTensor(), sizes(parts[2]), sizes(parts[3]), integer(parts[1]));
   }
 
   const SavedFile& file_;
   std::unordered_map<std::string, at::Tensor> storages_;
 };
 
-/// A damaged file may hold a list within itself.
-void check_nesting(const IValue& value, int depth, int& values) {
-  if (depth > kDeepest || ++values > kMostValues) unreadable("its values are nested too deep");
+/// What is mentioned again and again may be more than a file could hold.
+void count_values(const IValue& value, int& values) {
+  if (++values > kMostValues) unreadable(c10::str("it has more than ", kMostValues, " values"));
   if (value.isTuple()) {
-    for (const IValue& element : value.toTupleRef().elements()) {
-      check_nesting(element, depth + 1, values);
-    }
+    for (const IValue& element : value.toTupleRef().elements()) count_values(element, values);
   } else if (value.isList()) {
-    for (const IValue& element : value.toList()) check_nesting(element, depth + 1, values);
+    for (const IValue& element : value.toList()) count_values(element, values);
   } else if (value.isGenericDict()) {
-    for (const auto& entry : value.toGenericDict()) check_nesting(entry.value(), depth + 1, values);
+    for (const auto& entry : value.toGenericDict()) count_values(entry.value(), values);
   }
 }
 
@@ -300,9 +277,15 @@ std::vector<IValue> entry(const IValue& dict, const char* key) {
 std::vector<GoldenCall> read_golden(std::string_view bytes) {
   try {
     const SavedFile file(bytes);
+    const auto storage_bytes = [&](const std::string& key) {
+      return std::optional<std::uint64_t>(file.at("data/" + key).size());
+    };
+    if (scan_pickle(file.at("data.pkl"), storage_bytes) > kDeepest) {
+      unreadable("its values are nested too deep");
+    }
     const IValue root = Unpickler(file).read();
     int values = 0;
-    check_nesting(root, 0, values);
+    count_values(root, values);
     std::vector<GoldenCall> calls;
     for (const IValue& call : entry(root, "calls")) {
       calls.push_back({entry(call, "inputs"), entry(call, "outputs")});

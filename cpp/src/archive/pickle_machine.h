@@ -40,6 +40,20 @@ class PickleMachine {
     return value;
   }
 
+  /// LONG1's.
+  std::int64_t long_integer() {
+    const std::string_view digits = take(number<std::uint8_t>());
+    if (digits.size() > 8) {
+      throw ModelLoadError(subject_ + " has an integer of more than 64 bits");
+    }
+    // Two's complement, little-endian: the last byte has the sign.
+    std::uint64_t value = !digits.empty() && digits.back() < 0 ? ~std::uint64_t{0} : 0;
+    for (std::size_t i = digits.size(); i-- > 0;) {
+      value = value << 8 | static_cast<unsigned char>(digits[i]);
+    }
+    return static_cast<std::int64_t>(value);
+  }
+
   std::string line() {
     const std::size_t end = rest_.find('\n');
     if (end == std::string_view::npos) ends_early();

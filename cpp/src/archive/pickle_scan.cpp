@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "archive/pickle_machine.h"
+#include "reach.h"
 #include "ts_infer/error.h"
 
 namespace ts_infer {
@@ -90,9 +91,8 @@ class Scanner : PickleMachine<Value> {
         return push_int(number<std::uint8_t>());
       case 'M':
         return push_int(number<std::uint16_t>());
-      case 0x8a:  // LONG1, which libtorch reads of 8 bytes only
-        if (number<std::uint8_t>() != 8) refuse("it has an integer of another size than 8 bytes");
-        return push_int(number<std::int64_t>());
+      case 0x8a:  // LONG1
+        return push_int(long_integer());
       case 'X':
         return push({.kind = Kind::kText, .text = take(number<std::uint32_t>())});
       case 'c':
@@ -199,6 +199,12 @@ class Scanner : PickleMachine<Value> {
     return value.number;
   }
 
+  std::vector<std::int64_t> integers(const Value& tuple) const {
+    std::vector<std::int64_t> numbers;
+    for (const Value& value : elements(tuple, 0)) numbers.push_back(integer(value));
+    return numbers;
+  }
+
   /// ("storage", type, key, location, elements)
   Value storage(const Value& id) const {
     const std::vector<Value>& parts = elements(id, 5);
@@ -219,24 +225,8 @@ class Scanner : PickleMachine<Value> {
   void check_tensor(const Value& arguments) const {
     const std::vector<Value>& parts = elements(arguments, 4);
     if (parts[0].kind != Kind::kStorage) no_pickle();
-    const std::vector<Value>& sizes = elements(parts[2], 0);
-    const std::vector<Value>& strides = elements(parts[3], 0);
-    const std::int64_t offset = integer(parts[1]);
-    bool is_valid = sizes.size() == strides.size() && offset >= 0;
-    bool is_empty = false;
-    std::int64_t last = offset;
-    std::int64_t count = 1;
-    for (std::size_t i = 0; is_valid && i < sizes.size(); ++i) {
-      const std::int64_t size = integer(sizes[i]);
-      const std::int64_t stride = integer(strides[i]);
-      std::int64_t reach = 0;
-      is_empty = is_empty || size == 0;
-      is_valid = size >= 0 && stride >= 0 &&
-                 (is_empty || (!__builtin_mul_overflow(size - 1, stride, &reach) &&
-                               !__builtin_add_overflow(last, reach, &last) &&
-                               !__builtin_mul_overflow(count, size, &count)));
-    }
-    if (!is_valid || (!is_empty && last >= parts[0].number)) {
+    const auto last = last_element(integers(parts[2]), integers(parts[3]), integer(parts[1]));
+    if (!last || *last >= parts[0].number) {
       refuse(c10::str("a tensor reaches outside its storage of ", parts[0].number, " elements"));
     }
   }

@@ -17,23 +17,22 @@ std::vector<std::string> available_devices() {
 }
 
 std::optional<c10::Device> find_device(const std::string& name) {
+  std::optional<c10::Device> named;
+  if (name != "auto") {
+    try {
+      named = c10::Device(name);
+    } catch (const c10::Error&) {
+      return std::nullopt;  // not the name of any device
+    }
+    if (named->is_cpu()) return c10::Device(c10::kCPU);  // no accelerator is woken up for it
+  }
   const auto accelerator = at::accelerator::getAccelerator(/*checked=*/false);
   const c10::DeviceIndex count = accelerator ? at::accelerator::deviceCount() : 0;
-  if (name == "auto") {
-    return count > 0 ? c10::Device(*accelerator, 0) : c10::Device(c10::kCPU);
-  }
-  try {
-    const c10::Device device(name);
-    if (device.is_cpu()) return c10::Device(c10::kCPU);
-    if (!accelerator || device.type() != *accelerator || count == 0) return std::nullopt;
-    if (!device.has_index()) {
-      return c10::Device(device.type(), at::accelerator::getDeviceIndex());
-    }
-    if (device.index() >= count) return std::nullopt;
-    return device;
-  } catch (const c10::Error&) {
-    return std::nullopt;  // not the name of any device
-  }
+  if (!named) return count > 0 ? c10::Device(*accelerator, 0) : c10::Device(c10::kCPU);
+  if (count == 0 || named->type() != *accelerator) return std::nullopt;
+  if (!named->has_index()) return c10::Device(named->type(), at::accelerator::getDeviceIndex());
+  if (named->index() >= count) return std::nullopt;
+  return named;
 }
 
 void synchronize(c10::Device device) {
