@@ -164,5 +164,16 @@ TEST(ArchiveTest, ManifestThatIsNotOfTheSchemaIsRefused) {
   }
 }
 
+TEST(ArchiveTest, ManifestWithAResultThatNestsTooDeepIsRefused) {
+  std::string result;
+  for (int i = 0; i < 100'000; ++i) result += R"({"tuple": [)";
+  result += R"("tensor")";
+  for (int i = 0; i < 100'000; ++i) result += "]}";
+  const std::string manifest = R"({"schema": 1, "name": "m", "inputs": [], "outputs": [],
+      "compiled": {"device": "cpu", "result": )";
+  EXPECT_THAT(load_error(testing::archive(kLinearSource, manifest + result + "}}")),
+              HasSubstr("a result that nests too deep"));
+}
+
 }  // namespace
 }  // namespace ts_infer

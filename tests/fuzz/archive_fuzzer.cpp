@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "archive/archive.h"
@@ -42,6 +43,7 @@ std::string with_right_checksums(std::string bytes) {
     const std::uint32_t crc = crc32(bytes.data() + member.data_offset, member.size);
     for (std::size_t entry = bytes.find(kEntry); entry != bytes.npos;
          entry = bytes.find(kEntry, entry + 1)) {
+      if (std::string_view(bytes).substr(entry).size() < kNameInEntry + member.name.size()) break;
       if (bytes.compare(entry + kNameInEntry, member.name.size(), member.name) != 0) continue;
       bytes.replace(entry + kCrcInEntry, sizeof crc, reinterpret_cast<const char*>(&crc),
                     sizeof crc);

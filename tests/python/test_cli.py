@@ -665,6 +665,26 @@ def test_exit_1_for_outputs_that_cannot_be_written(
     assert_fails(result, 1, "bfloat16")
 
 
+def test_exit_1_where_the_disk_is_full(
+    binary: str, ts_infer: RunBinary, models: dict[str, str], tmp_path: Path
+) -> None:
+    full = Path("/dev/full")  # whose every write fails as that of a full disk does
+    if not full.exists():
+        pytest.skip("there is no /dev/full here")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/y.npy").symlink_to(full)
+    run = ["run", models["doubling"], "--shape", "x=256x3"]
+    result = ts_infer(*run, "--output-dir", "out")
+    assert_fails(result, 1, "out/y.npy", "No space left on device")
+    assert_fails(ts_infer(*run, "--json", str(full)), 1, str(full))
+    with full.open("wb") as stdout:
+        done = subprocess.run(
+            [binary, *run], stdout=stdout, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert "stdout: it cannot be written" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["int", "term"]
 )

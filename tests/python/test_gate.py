@@ -241,6 +241,15 @@ def test_code_that_would_exhaust_the_parsers_stack_is_refused(expression: str) -
         runtime.load(with_code(f"y = {expression}"))
 
 
+@pytest.mark.parametrize("name", ["ops.{}.x", "torch.{}", 'torch.device("{}")'])
+def test_names_of_any_length_are_read(name: str, tmp_path: Path, ts_infer: RunBinary) -> None:
+    path = tmp_path / "long.pt"
+    path.write_bytes(with_code(f"y = {name.format('a' * 1_000_000)}(x)"))
+    info = runtime.read_model_info(path)
+    assert "torch.add" in info.operators
+    assert ts_infer("inspect", str(path)).returncode == 0
+
+
 def test_long_lists_are_not_deep() -> None:
     numbers = ", ".join(f"{i} + {i}" for i in range(5000))
     runtime.load(with_code(f"y = [{numbers}]"))

@@ -9,6 +9,7 @@ namespace {
 
 using json = nlohmann::ordered_json;  // the entries of a result's dict stay in their order
 
+constexpr int kDeepestResult = 100;
 constexpr int kSchema = 1;
 
 std::optional<std::int64_t> optional_size(const json& value) {
@@ -96,7 +97,8 @@ Golden parse_golden(const json& value) {
           parse_tolerances(tolerance.value("accelerator", json::object()))};
 }
 
-ResultStructure parse_result(const json& value) {
+ResultStructure parse_result(const json& value, int depth = 0) {
+  if (depth > kDeepestResult) throw ModelLoadError("its manifest has a result that nests too deep");
   using Kind = ResultStructure::Kind;
   static const std::map<std::string, Kind> kKinds = {
       {"tuple", Kind::kTuple}, {"list", Kind::kList}, {"dict", Kind::kDict}};
@@ -110,7 +112,7 @@ ResultStructure parse_result(const json& value) {
     result.kind = kind->second;
     for (const auto& [key, item] : items.items()) {
       result.keys.push_back(key);
-      result.items.push_back(parse_result(item));
+      result.items.push_back(parse_result(item, depth + 1));
     }
   }
   return result;
