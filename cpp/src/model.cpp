@@ -51,6 +51,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Stack = std::vector<c10::IValue>;
 
+constexpr int kMostIntraOpThreads = 4096;
 constexpr double kLongestDeadline = 1e9;  // ms; eleven days
 
 double ms_since(Clock::time_point start) {
@@ -370,6 +371,11 @@ std::unique_ptr<Model::Impl> Model::Impl::load(const std::shared_ptr<const Archi
   info.path = archive->info().path;
   info.load_steps = archive->steps();
   const std::string where = "[load] " + archive->subject();
+  // Where a thread cannot be had, OpenMP ends the process.
+  if (options.intra_op_threads < 0 || options.intra_op_threads > kMostIntraOpThreads) {
+    throw ModelLoadError(c10::str("intra_op_threads: expected 0 to ", kMostIntraOpThreads, ", got ",
+                                  options.intra_op_threads));
+  }
   archive->require_intact();
   archive->require_operators(options.allow_operators);
   const bool own_device = archive->compiled() && options.device == "auto";

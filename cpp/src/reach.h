@@ -3,6 +3,7 @@
 #include <c10/util/ArrayRef.h>
 
 #include <cstdint>
+#include <limits>
 #include <optional>
 
 namespace ts_infer {
@@ -26,6 +27,14 @@ inline std::optional<std::int64_t> last_element(c10::IntArrayRef sizes, c10::Int
     }
   }
   return is_empty ? -1 : last;
+}
+
+/// Whether torch can address a tensor of these sizes and strides, from its first element on.
+inline bool is_addressable(c10::IntArrayRef sizes, c10::IntArrayRef strides,
+                           std::size_t element_size) {
+  constexpr auto kMost = std::numeric_limits<std::int64_t>::max();
+  const auto last = last_element(sizes, strides, 0);
+  return last && *last < kMost / static_cast<std::int64_t>(element_size);
 }
 
 }  // namespace ts_infer

@@ -115,7 +115,7 @@ Tensor Tensor::from_blob(void* data, DType dtype, const std::vector<std::int64_t
                                 shape.size(), " strides for shape ", shape_string(shape)));
     }
     // torch addresses from the first element on, and cannot step backwards.
-    if (!last_element(shape, strides, 0)) {
+    if (!is_addressable(shape, strides, size_of(dtype))) {
       throw InputError(c10::str("[tensor] strides ", shape_string(strides),
                                 ": expected strides of 0 or more that stay in memory"));
     }
@@ -142,8 +142,28 @@ Tensor Tensor::empty(DType dtype, const std::vector<std::int64_t>& shape) {
   }
 }
 
+void detail::check_dlpack(const DLTensor& tensor) {
+  const auto fail = [](const std::string& what) {
+    throw InputError("[tensor] from_dlpack: expected " + what);
+  };
+  if (tensor.ndim < 0 || (tensor.ndim > 0 && !tensor.shape)) {
+    fail(c10::str("a shape, got ", tensor.ndim, " dimensions at ", tensor.shape));
+  }
+  const std::vector<std::int64_t> shape(tensor.shape, tensor.shape + tensor.ndim);
+  const std::size_t element_size = std::max(tensor.dtype.bits / 8, 1);
+  const std::int64_t numel = checked_numel(shape, element_size);
+  if (numel > 0 && !tensor.data) fail("a pointer to data, got null");
+  if (!tensor.strides) return;
+  const c10::IntArrayRef strides(tensor.strides, shape.size());
+  if (!is_addressable(shape, strides, element_size)) {
+    fail("strides of 0 or more that stay in memory, got " + shape_string(strides) +
+         "; make a copy");
+  }
+}
+
 Tensor Tensor::from_dlpack(DLManagedTensor* managed) {
   if (!managed) throw InputError("[tensor] from_dlpack: expected a DLPack tensor, got null");
+  detail::check_dlpack(managed->dl_tensor);
   try {
     const c10::InferenceMode ordinary(false);
     return ts_infer::from_torch(at::fromDLPack(managed));

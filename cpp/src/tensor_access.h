@@ -1,6 +1,7 @@
 #pragma once
 
 #include <ATen/core/TensorBody.h>
+#include <ATen/dlpack.h>
 
 #include <utility>
 
@@ -26,5 +27,8 @@ struct TensorAccess {
     return result;
   }
 };
+
+/// What torch does not look at, or ends the process for. @throws InputError
+TS_INFER_API void check_dlpack(const DLTensor& tensor);
 
 }  // namespace ts_infer::detail

@@ -14,6 +14,7 @@
 
 #include "gil.h"
 #include "model_access.h"
+#include "tensor_access.h"
 #include "ts_infer/error.h"
 #include "ts_infer/torch.h"
 
@@ -53,10 +54,31 @@ bool is_writable(py::handle array) {
   return true;
 }
 
-at::Tensor tensor_from_array(py::handle array) {
-  if (!is_numpy_array(array)) {
-    return py::module_::import("torch").attr("from_dlpack")(array).cast<at::Tensor>();
+// Looks into what an object hands out, which torch takes as it is.
+py::object checked_dlpack(py::handle array, const py::kwargs& arguments) {
+  py::object capsule = array.attr("__dlpack__")(**arguments);
+  if (void* const managed = PyCapsule_IsValid(capsule.ptr(), "dltensor") != 0
+                                ? PyCapsule_GetPointer(capsule.ptr(), "dltensor")
+                                : nullptr) {
+    detail::check_dlpack(static_cast<const DLManagedTensor*>(managed)->dl_tensor);
+  } else if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned") != 0) {
+    const auto* const versioned = static_cast<const DLManagedTensorVersioned*>(
+        PyCapsule_GetPointer(capsule.ptr(), "dltensor_versioned"));
+    detail::check_dlpack(versioned->dl_tensor);
   }
+  return capsule;
+}
+
+at::Tensor tensor_from_dlpack(py::handle array) {
+  const auto stand_in = py::module_::import("types").attr("SimpleNamespace")(
+      py::arg("__dlpack_device__") = array.attr("__dlpack_device__"),
+      py::arg("__dlpack__") = py::cpp_function(
+          [array](const py::kwargs& arguments) { return checked_dlpack(array, arguments); }));
+  return py::module_::import("torch").attr("from_dlpack")(stand_in).cast<at::Tensor>();
+}
+
+at::Tensor tensor_from_array(py::handle array) {
+  if (!is_numpy_array(array)) return tensor_from_dlpack(array);
   // Read-only memory is not shared: a model may write to its inputs.
   if (is_writable(array)) {
     try {

@@ -489,6 +489,15 @@ TEST(ModelTest, UnknownDeviceOrExecutorIsAModelLoadErrorThatListsWhatIsThere) {
               HasSubstr("executor: expected prepared or legacy or simple"));
 }
 
+TEST(ModelTest, ThreadsBeyondReasonAreALoadError) {
+  for (const int threads : {-1, 4097, 2'000'000'000}) {
+    LoadOptions options;
+    options.intra_op_threads = threads;
+    EXPECT_THAT(message_of<ModelLoadError>([&] { load_bytes(archive(kLinear), options); }),
+                HasSubstr("intra_op_threads: expected 0 to 4096, got " + std::to_string(threads)));
+  }
+}
+
 /// Has `groups` groups.
 void check_convolution(std::int64_t groups, const char* decision) {
   torch::jit::Module module("Conv");

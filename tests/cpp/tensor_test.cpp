@@ -8,6 +8,7 @@
 
 #include <limits>
 
+#include "archives.h"
 #include "ts_infer/error.h"
 #include "ts_infer/torch.h"
 
@@ -15,6 +16,7 @@ namespace ts_infer {
 namespace {
 
 using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 
 TEST(TensorTest, FromBlobSharesTheCallersMemory) {
   std::vector<float> memory = {1, 2, 3, 4, 5, 6};
@@ -60,6 +62,8 @@ TEST(TensorTest, BadShapesStridesAndPointersAreInputErrors) {
   EXPECT_THROW(Tensor::from_blob(&value, DType::kFloat32, {1, 1}, {1}), InputError);
   EXPECT_THROW(Tensor::from_blob(&value, DType::kFloat32, {2}, {-1}), InputError);
   EXPECT_THROW(Tensor::from_blob(&value, DType::kFloat32, {3, 3}, {max, max}), InputError);
+  EXPECT_THROW(Tensor::from_blob(&value, DType::kFloat32, {2}, {max / 2}), InputError);
+  EXPECT_THROW(Tensor::from_blob(&value, DType::kFloat32, {0, max, 3}), InputError);
   EXPECT_THROW(Tensor::from_blob(&value, DType::kFloat32, {1}, {}, "cuda:9"), InputError);
   EXPECT_THROW(Tensor::from_vector(std::vector<float>{1, 2}, {3}), InputError);
   EXPECT_EQ(Tensor::from_blob(nullptr, DType::kFloat32, {0, 3}).numel(), 0);
@@ -92,6 +96,48 @@ TEST(TensorTest, DlpackRoundTripSharesTheMemory) {
   const Tensor back = Tensor::from_dlpack(tensor.to_dlpack());
   EXPECT_EQ(back.data_ptr(), tensor.data_ptr());
   EXPECT_THROW(Tensor::from_dlpack(nullptr), InputError);
+}
+
+TEST(TensorTest, DlpackTensorsThatTorchWouldStumbleOverAreRefused) {
+  std::vector<float> memory(6);
+  std::vector<std::int64_t> shape = {2, 3};
+  std::vector<std::int64_t> strides = {3, 1};
+  const auto tensor = [&] {
+    DLManagedTensor managed = {};
+    managed.dl_tensor.data = memory.data();
+    managed.dl_tensor.device = {kDLCPU, 0};
+    managed.dl_tensor.ndim = 2;
+    managed.dl_tensor.dtype = {kDLFloat, 32, 1};
+    managed.dl_tensor.shape = shape.data();
+    managed.dl_tensor.strides = strides.data();
+    return managed;
+  };
+  const auto error = [](DLManagedTensor managed) {
+    return testing::message_of<InputError>([&] { Tensor::from_dlpack(&managed); });
+  };
+  DLManagedTensor good = tensor();
+  EXPECT_EQ(Tensor::from_dlpack(&good).shape(), shape);
+  DLManagedTensor bad = tensor();
+  bad.dl_tensor.ndim = -1;
+  EXPECT_THAT(error(bad), HasSubstr("expected a shape, got -1 dimensions"));
+  bad = tensor();
+  bad.dl_tensor.shape = nullptr;
+  EXPECT_THAT(error(bad), HasSubstr("expected a shape"));
+  bad = tensor();
+  bad.dl_tensor.data = nullptr;
+  EXPECT_THAT(error(bad), HasSubstr("expected a pointer to data, got null"));
+  bad = tensor();
+  bad.dl_tensor.dtype = {kDLFloat, 7, 1};
+  EXPECT_THAT(error(bad), HasSubstr("from_dlpack"));
+  for (const std::int64_t stride : {std::int64_t{-1}, std::int64_t{1} << 61, INT64_MAX}) {
+    strides[1] = stride;
+    EXPECT_THAT(error(tensor()), HasSubstr("expected strides of 0 or more that stay in memory"));
+  }
+  strides[1] = 1;
+  for (const std::int64_t size : {std::int64_t{-1}, INT64_MAX}) {
+    shape[1] = size;
+    EXPECT_THAT(error(tensor()), HasSubstr("[tensor] shape"));
+  }
 }
 
 TEST(TensorTest, TorchConversionsShareTheMemory) {

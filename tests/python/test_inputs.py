@@ -63,6 +63,19 @@ class AnyOf(nn.Module):
         return isinstance(x, Tensor)
 
 
+class Exported:
+    """An array of another library's, that DLPack hands over."""
+
+    def __init__(self, array: np.ndarray[Any, Any]) -> None:
+        self.array = array
+
+    def __dlpack__(self, **kwargs: Any) -> Any:
+        return self.array.__dlpack__(**kwargs)
+
+    def __dlpack_device__(self) -> Any:
+        return self.array.__dlpack_device__()
+
+
 def emptied() -> Tensor:
     tensor = torch.ones(2, 4)
     tensor.untyped_storage().resize_(0)
@@ -102,6 +115,17 @@ def test_a_view_that_stands_for_its_negative_is_read_as_what_it_is() -> None:
     assert x.is_neg()
     model = runtime.load(archive_bytes(Layers()))
     torch.testing.assert_close(model(x), script(Layers())(x))
+
+
+def test_dlpack_tensors_that_torch_would_stumble_over_are_refused() -> None:
+    model = runtime.load(archive_bytes(Layers()))
+    x = np.arange(8, dtype=np.float32).reshape(2, 4)
+    torch.testing.assert_close(model(Exported(x)), model(x))
+    torch.testing.assert_close(model(x[:, ::-1]), model(x[:, ::-1].copy()))
+    with pytest.raises(
+        InputError, match=r"expected strides of 0 or more .* got \[4, -1\]; make a copy"
+    ):
+        model(Exported(x[:, ::-1]))
 
 
 def nested(levels: int) -> list[Any]:
@@ -211,7 +235,7 @@ SCALARS = (
     | st.binary(max_size=3)
     | st.just(object())
 )
-LEAVES = tensors() | ARRAYS | SCALARS
+LEAVES = tensors() | ARRAYS | ARRAYS.map(Exported) | SCALARS
 VALUES = st.recursive(
     LEAVES,
     lambda inner: (
@@ -278,7 +302,7 @@ def test_any_values_give_a_result_or_an_error(args: list[Any], kwargs: dict[str,
 @given(value=VALUES)
 def test_what_may_be_anything_gives_a_result_or_an_error(value: object) -> None:
     result = calls(model_of(AnyOf), value)
-    assert result in (None, isinstance(value, Tensor | np.ndarray))
+    assert result in (None, isinstance(value, Tensor | np.ndarray | Exported))
 
 
 @drawn

@@ -65,7 +65,8 @@ struct LoadOptions {
   /// the golden sample's.
   std::string precision = "fp32";
 
-  /// Intra-op threads of each call: set on the calling thread and put back. 0: left alone.
+  /// Intra-op threads of each call, up to 4096: set on the calling thread and put back. 0: left
+  /// alone.
   int intra_op_threads = 0;
 
   /// What load() runs so that no later call is the slow one. "fast": forward at each of

@@ -98,8 +98,8 @@ class TS_INFER_API Tensor {
   static Tensor empty(DType dtype, const std::vector<std::int64_t>& shape);
 
   /// Takes over a DLPack tensor without copying; its deleter is called when the last handle goes.
-  /// @throws InputError for an element type or a device that is not supported; the argument is
-  ///         then still the caller's.
+  /// @throws InputError for an element type, strides or a device that torch does not have; the
+  ///         argument is then still the caller's.
   static Tensor from_dlpack(DLManagedTensor* managed);
 
   /// A DLPack view that shares the data; the caller must call its deleter.
