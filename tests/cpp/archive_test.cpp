@@ -155,7 +155,8 @@ TEST(ArchiveTest, ManifestThatIsNotOfTheSchemaIsRefused) {
   EXPECT_THAT(load_error(testing::archive(kLinearSource, "{")), HasSubstr("manifest"));
   for (const char* key :
        {R"("state": 3)", R"("scripted": ["dg"])", R"("audit": "full")", R"("libraries": "lib.so")",
-        R"("golden": {"calls": 2})",
+        R"("golden": {"calls": 2})", R"("golden": {"file": "f", "calls": 7e99})",
+        R"("warmup_shapes": [{"x": [1.5]}])", R"("warmup_shapes": [{"x": [1e300]}])",
         R"("golden": {"file": "f", "calls": 1, "tolerance": {"cpu": {"float32": 1}}})"}) {
     const std::string start = R"({"schema": 1, "name": "m", "inputs": [{"name": "x"}], )";
     EXPECT_THAT(load_error(testing::archive(kLinearSource, start + key + '}')),
@@ -164,7 +165,7 @@ TEST(ArchiveTest, ManifestThatIsNotOfTheSchemaIsRefused) {
   }
 }
 
-TEST(ArchiveTest, ManifestWithAResultThatNestsTooDeepIsRefused) {
+TEST(ArchiveTest, ManifestThatNestsTooDeepIsRefused) {
   std::string result;
   for (int i = 0; i < 100'000; ++i) result += R"({"tuple": [)";
   result += R"("tensor")";
@@ -172,7 +173,7 @@ TEST(ArchiveTest, ManifestWithAResultThatNestsTooDeepIsRefused) {
   const std::string manifest = R"({"schema": 1, "name": "m", "inputs": [], "outputs": [],
       "compiled": {"device": "cpu", "result": )";
   EXPECT_THAT(load_error(testing::archive(kLinearSource, manifest + result + "}}")),
-              HasSubstr("a result that nests too deep"));
+              HasSubstr("its manifest nests too deep"));
 }
 
 }  // namespace

@@ -9,12 +9,19 @@ namespace {
 
 using json = nlohmann::ordered_json;  // the entries of a result's dict stay in their order
 
-constexpr int kDeepestResult = 100;
+constexpr int kDeepestManifest = 100;  // objects and arrays within each other
 constexpr int kSchema = 1;
+
+/// get<>() takes floats for integers, those that do not fit too.
+std::int64_t integer(const json& value) {
+  if (value.is_number_integer()) return value.get<std::int64_t>();
+  throw ModelLoadError(std::string("its manifest is not of schema 1: expected an integer, got a ") +
+                       value.type_name() + "; export the model again");
+}
 
 std::optional<std::int64_t> optional_size(const json& value) {
   if (value.is_null()) return std::nullopt;
-  return value.get<std::int64_t>();
+  return integer(value);
 }
 
 Dim parse_dim(const json& value) {
@@ -25,7 +32,7 @@ Dim parse_dim(const json& value) {
     dim.min = optional_size(value.value("min", json()));
     dim.max = optional_size(value.value("max", json()));
   } else {
-    dim.min = dim.max = value.get<std::int64_t>();
+    dim.min = dim.max = integer(value);
   }
   return dim;
 }
@@ -63,7 +70,7 @@ Audit parse_audit(const json& value) {
   audit.level = value.value("level", "");
   for (const json& probe : value.value("probes", json::array())) {
     audit.probes.push_back({probe.at("name").get<std::string>(), probe.value("outcome", ""),
-                            probe.value("runs", std::int64_t{0}), probe.value("reason", "")});
+                            integer(probe.value("runs", json(0))), probe.value("reason", "")});
   }
   audit.allowed = value.value("allowed", std::vector<std::string>());
   return audit;
@@ -92,13 +99,12 @@ std::map<DType, Tolerance> parse_tolerances(const json& value) {
 
 Golden parse_golden(const json& value) {
   const json tolerance = value.value("tolerance", json::object());
-  return {value.at("file").get<std::string>(), value.at("calls").get<std::size_t>(),
+  return {value.at("file").get<std::string>(), static_cast<std::size_t>(integer(value.at("calls"))),
           parse_tolerances(tolerance.value("cpu", json::object())),
           parse_tolerances(tolerance.value("accelerator", json::object()))};
 }
 
-ResultStructure parse_result(const json& value, int depth = 0) {
-  if (depth > kDeepestResult) throw ModelLoadError("its manifest has a result that nests too deep");
+ResultStructure parse_result(const json& value) {
   using Kind = ResultStructure::Kind;
   static const std::map<std::string, Kind> kKinds = {
       {"tuple", Kind::kTuple}, {"list", Kind::kList}, {"dict", Kind::kDict}};
@@ -112,7 +118,7 @@ ResultStructure parse_result(const json& value, int depth = 0) {
     result.kind = kind->second;
     for (const auto& [key, item] : items.items()) {
       result.keys.push_back(key);
-      result.items.push_back(parse_result(item, depth + 1));
+      result.items.push_back(parse_result(item));
     }
   }
   return result;
@@ -122,8 +128,11 @@ ResultStructure parse_result(const json& value, int depth = 0) {
 
 Manifest parse_manifest(const std::string& text) {
   try {
-    const json root = json::parse(text);
-    const int schema = root.at("schema").get<int>();
+    const json root = json::parse(text, [](int depth, json::parse_event_t, const json&) {
+      if (depth > kDeepestManifest) throw ModelLoadError("its manifest nests too deep");
+      return true;
+    });
+    const std::int64_t schema = integer(root.at("schema"));
     if (schema > kSchema) {
       throw ModelLoadError("its manifest has schema " + std::to_string(schema) +
                            ": expected up to " + std::to_string(kSchema) +
@@ -137,8 +146,10 @@ Manifest parse_manifest(const std::string& text) {
     manifest.signature.outputs = parse_specs(root.value("outputs", json::array()));
     manifest.methods = root.value("methods", std::vector<std::string>());
     for (const json& shapes : root.value("warmup_shapes", json::array())) {
-      manifest.warmup_shapes.push_back(
-          shapes.get<std::map<std::string, std::vector<std::int64_t>>>());
+      auto& sizes = manifest.warmup_shapes.emplace_back();
+      for (const auto& [name, shape] : shapes.items()) {
+        for (const json& size : shape) sizes[name].push_back(integer(size));
+      }
     }
     manifest.state = root.value("state", std::vector<std::string>());
     manifest.scripted = parse_scripted(root.value("scripted", json::array()));
