@@ -2,6 +2,8 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "archive/crc32.h"
 #include "archive/zip.h"
@@ -53,8 +55,14 @@ TEST(ArchiveTest, LoadSaysThatThereIsNoFile) {
   EXPECT_THROW(Model::load("/nowhere/model.pt"), ModelNotFoundError);
 }
 
-TEST(ArchiveTest, LoadRejectsAFolder) {
-  EXPECT_THROW(Model::load(::testing::TempDir()), ModelLoadError);
+TEST(ArchiveTest, LoadRejectsWhatIsNoFile) {
+  const std::string pipe = ::testing::TempDir() + "pipe.pt";
+  unlink(pipe.c_str());
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  for (const std::string& path : {::testing::TempDir(), pipe, std::string("/dev/zero")}) {
+    EXPECT_THAT(testing::message_of<ModelLoadError>([&] { Model::load(path); }),
+                HasSubstr("expected a file, got something else"));
+  }
 }
 
 TEST(ArchiveTest, LoadSaysWhatAnotherFileIs) {

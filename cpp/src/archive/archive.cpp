@@ -185,7 +185,7 @@ Archive::~Archive() {
 
 std::shared_ptr<const Archive> Archive::open(const std::string& path, const ArchiveLimits& limits) {
   require_running<ModelLoadError>("[load] " + path + ':');
-  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // waits for no pipe
   if (file < 0) {
     const std::string message = "[load] " + path + ": " + std::strerror(errno);
     if (errno == ENOENT || errno == ENOTDIR) {
