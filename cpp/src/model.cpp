@@ -373,8 +373,8 @@ std::unique_ptr<Model::Impl> Model::Impl::load(const std::shared_ptr<const Archi
   const std::string where = "[load] " + archive->subject();
   // Where a thread cannot be had, OpenMP ends the process.
   if (options.intra_op_threads < 0 || options.intra_op_threads > kMostIntraOpThreads) {
-    throw ModelLoadError(c10::str("intra_op_threads: expected 0 to ", kMostIntraOpThreads, ", got ",
-                                  options.intra_op_threads));
+    throw ModelLoadError(c10::str(where, ": intra_op_threads: expected 0 to ", kMostIntraOpThreads,
+                                  ", got ", options.intra_op_threads));
   }
   archive->require_intact();
   archive->require_operators(options.allow_operators);
@@ -863,7 +863,7 @@ Model::Impl::Outcome Model::Impl::run_until(BackgroundCalls::Clock::time_point d
 
 Model::Impl::Places Model::Impl::check_call(std::size_t method, const Stack& stack,
                                             const RunOptions& run_options) const {
-  require_running<ExecutionError>(where());
+  if (is_exiting()) throw ExecutionError(where() + kProcessEnds);
   if (forks != fork_count()) {
     throw ExecutionError(where() +
                          " expected the process that loaded the model, got a child of fork(), "
@@ -973,7 +973,7 @@ void Model::reset_stats() { impl_->stats.reset(); }
 void Model::warm_up_this_thread() { impl_->rehearse(); }
 
 Model Model::clone() const {
-  require_running<ExecutionError>("[clone] " + impl_->info.name + ':');
+  if (is_exiting()) throw ExecutionError("[clone] " + impl_->info.name + ':' + kProcessEnds);
   try {
     return Model(impl_->copy(
         impl_->device.is_cpu() ? nullptr : std::make_shared<const StreamLease>(impl_->device)));

@@ -1,7 +1,5 @@
 #pragma once
 
-#include <string>
-
 namespace ts_infer {
 
 /// How often a process among this one's ancestors has forked since the library came, up to here: a
@@ -16,13 +14,9 @@ void watch_exit();
 /// Whether the process ends: torch and this library may have lost what they need.
 bool is_exiting();
 
-/// @throws E where it does.
-template <typename E>
-void require_running(const std::string& where) {
-  if (!is_exiting()) return;
-  throw E(where +
-          " expected a process that runs, got one that ends and no longer has all that is needed; "
-          "use no model in the destructor of a static object");
-}
+/// What an error says then.
+constexpr const char* kProcessEnds =
+    " expected a process that runs, got one that ends and no longer has all that is needed; use no "
+    "model in the destructor of a static object";
 
 }  // namespace ts_infer

@@ -184,7 +184,7 @@ Archive::~Archive() {
 }
 
 std::shared_ptr<const Archive> Archive::open(const std::string& path, const ArchiveLimits& limits) {
-  require_running<ModelLoadError>("[load] " + path + ':');
+  if (is_exiting()) throw ModelLoadError("[load] " + path + ':' + kProcessEnds);
   const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // waits for no pipe
   if (file < 0) {
     const std::string message = "[load] " + path + ": " + std::strerror(errno);
@@ -213,7 +213,7 @@ std::shared_ptr<const Archive> Archive::open(const std::string& path, const Arch
 
 std::shared_ptr<const Archive> Archive::over(std::string_view bytes, const ArchiveLimits& limits) {
   std::shared_ptr<Archive> archive(new Archive("", bytes, -1));
-  require_running<ModelLoadError>("[load] " + archive->subject() + ':');
+  if (is_exiting()) throw ModelLoadError("[load] " + archive->subject() + ':' + kProcessEnds);
   archive->read(limits);
   return archive;
 }
