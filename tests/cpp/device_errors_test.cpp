@@ -103,10 +103,13 @@ TEST_F(DeviceErrorsTest, AStatefulCallReportsItsOwnFaultWhileOthersWait) {
   const Delay delay(10ms);
   for (int round = 0; round < 3; ++round) {
     std::future<void> first;
+    while (!testing::all_idle()) std::this_thread::yield();  // with what came before
     {
       const Fault fault;
       first = std::async(std::launch::async, [&] { model.forward({on_host({4})}); });
-      while (testing::all_idle()) std::this_thread::yield();
+      while (testing::all_idle() && first.wait_for(0s) == std::future_status::timeout) {
+        std::this_thread::yield();
+      }
     }
     EXPECT_NO_THROW(model.forward({on_host({4})}));
     EXPECT_THROW(first.get(), ExecutionError);
