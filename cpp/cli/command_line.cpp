@@ -71,7 +71,8 @@ class CommandLine {
   CommandLine() {
     app_.set_version_flag("--version", "ts_infer " + version());
     app_.require_subcommand(1);
-    app_.footer("The Python package adds: export, audit, report, demo.");
+    app_.footer(
+        "The Python package adds: " + join({kPythonVerbs.begin(), kPythonVerbs.end()}, ", ") + '.');
     add_run();
     add_bench();
     add_coldstart();

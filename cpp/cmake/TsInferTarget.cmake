@@ -18,7 +18,7 @@ function(ts_infer_target target)
       list(APPEND _sanitize -fno-sanitize-recover=all -fno-sanitize=vptr)
     endif()
     if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-      # Instrumented, libstdc++'s own <regex> and <optional> look uninitialized to GCC 12.
+      # Instrumented, libstdc++'s own <optional> looks uninitialized to GCC 12.
       list(APPEND _sanitize -Wno-maybe-uninitialized)
     endif()
     if(TS_INFER_BUILD_FUZZERS)

@@ -57,10 +57,10 @@ bool is_writable(py::handle array) {
 // Looks into what an object hands out, which torch takes as it is.
 py::object checked_dlpack(py::handle array, const py::kwargs& arguments) {
   py::object capsule = array.attr("__dlpack__")(**arguments);
-  if (void* const managed = PyCapsule_IsValid(capsule.ptr(), "dltensor") != 0
-                                ? PyCapsule_GetPointer(capsule.ptr(), "dltensor")
-                                : nullptr) {
-    detail::check_dlpack(static_cast<const DLManagedTensor*>(managed)->dl_tensor);
+  if (PyCapsule_IsValid(capsule.ptr(), "dltensor") != 0) {
+    const auto* const managed =
+        static_cast<const DLManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"));
+    detail::check_dlpack(managed->dl_tensor);
   } else if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned") != 0) {
     const auto* const versioned = static_cast<const DLManagedTensorVersioned*>(
         PyCapsule_GetPointer(capsule.ptr(), "dltensor_versioned"));

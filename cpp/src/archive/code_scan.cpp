@@ -6,12 +6,12 @@
 #include <string_view>
 #include <vector>
 
+#include "archive/source_scan.h"
+
 namespace ts_infer {
 namespace {
 
 // No std::regex: it recurses with every character that it matches, and a hostile file has many.
-
-bool is_in_word(char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_'; }
 
 /// The class that the first GLOBAL opcode of data.pkl names is the archive's module.
 bool find_root(const std::string& pickle, std::string& module, std::string& name) {

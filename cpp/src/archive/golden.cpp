@@ -22,7 +22,7 @@ namespace {
 
 using c10::IValue;
 
-constexpr std::size_t kDeepest = 100;
+constexpr std::size_t kDeepestGolden = 100;
 constexpr int kMostValues = 100000;  // in one list of calls
 
 [[noreturn]] void unreadable(const std::string& what) { throw ModelLoadError(what); }
@@ -244,6 +244,7 @@ class Unpickler : PickleMachine<IValue> {
     }
     const std::vector<IValue> parts = elements(arguments, 6);
     if (!parts[0].isTensor()) unreadable("expected a storage, got " + parts[0].tagKind());
+    // It checks the bounds: a storage may be mentioned with several numbers of elements.
     return at::as_strided(parts[0].toTensor(), sizes(parts[2]), sizes(parts[3]), integer(parts[1]));
   }
 
@@ -280,7 +281,7 @@ std::vector<GoldenCall> read_golden(std::string_view bytes) {
     const auto storage_bytes = [&](const std::string& key) {
       return std::optional<std::uint64_t>(file.at("data/" + key).size());
     };
-    if (scan_pickle(file.at("data.pkl"), storage_bytes) > kDeepest) {
+    if (scan_pickle(file.at("data.pkl"), storage_bytes) > kDeepestGolden) {
       unreadable("its values are nested too deep");
     }
     const IValue root = Unpickler(file).read();

@@ -45,7 +45,7 @@ std::size_t bracket_depth(std::string_view text) {
 }
 
 /// A value as far as it can be told from the opcodes.
-struct Value {
+struct PickledValue {
   enum class Kind { kOther, kInt, kText, kGlobal, kTuple, kList, kDict, kObject, kStorage };
   Kind kind = Kind::kOther;
   std::int64_t number = 0;  // kInt; kStorage: elements
@@ -58,9 +58,9 @@ struct Value {
   }
 };
 
-class Scanner : PickleMachine<Value> {
+class PickleScanner : PickleMachine<PickledValue> {
  public:
-  Scanner(std::string_view pickle, const StorageBytes& storage_bytes)
+  PickleScanner(std::string_view pickle, const StorageBytes& storage_bytes)
       : PickleMachine(pickle, "it", "no pickle that torch writes"), storage_bytes_(storage_bytes) {}
 
   std::size_t run() {
@@ -71,7 +71,7 @@ class Scanner : PickleMachine<Value> {
   }
 
  private:
-  using Kind = Value::Kind;
+  using Kind = PickledValue::Kind;
 
   void step(std::uint8_t opcode) {
     switch (opcode) {
@@ -113,7 +113,7 @@ class Scanner : PickleMachine<Value> {
         return push_tuple(above_mark());
       case 'l':
       case 'd': {
-        const std::vector<Value> values = pop(above_mark());
+        const std::vector<PickledValue> values = pop(above_mark());
         if (opcode == 'd' && values.size() % 2 != 0) no_pickle();
         push_holder(opcode == 'l' ? Kind::kList : Kind::kDict);
         return put_in(values);
@@ -141,7 +141,7 @@ class Scanner : PickleMachine<Value> {
         return;
       case 'R':
       case 'b': {
-        const Value argument = pop();
+        const PickledValue argument = pop();
         return reduce(pop(), argument);
       }
       default:
@@ -164,50 +164,50 @@ class Scanner : PickleMachine<Value> {
   }
 
   /// Into the value on top. A tuple keeps what it holds for reduce().
-  void put_in(const std::vector<Value>& values) {
+  void put_in(const std::vector<PickledValue>& values) {
     const bool keeps_all = top().kind == Kind::kTuple;
-    std::vector<Value>& held = held_[top().node];
+    std::vector<PickledValue>& held = held_[top().node];
     std::copy_if(values.begin(), values.end(), std::back_inserter(held),
-                 [&](const Value& value) { return keeps_all || value.holds_others(); });
+                 [&](const PickledValue& value) { return keeps_all || value.holds_others(); });
   }
 
   void push_tuple(std::size_t count) {
-    const std::vector<Value> values = pop(count);
+    const std::vector<PickledValue> values = pop(count);
     push_holder(Kind::kTuple);
     put_in(values);
   }
 
   void append(std::size_t count) {
-    const std::vector<Value> values = pop(count);
+    const std::vector<PickledValue> values = pop(count);
     if (top().kind != Kind::kList) no_pickle();
     put_in(values);
   }
 
   void set_items(std::size_t count) {
-    const std::vector<Value> values = pop(count);
+    const std::vector<PickledValue> values = pop(count);
     if (top().kind != Kind::kDict || count % 2 != 0) no_pickle();
     put_in(values);
   }
 
-  const std::vector<Value>& elements(const Value& tuple, std::size_t at_least) const {
+  const std::vector<PickledValue>& elements(const PickledValue& tuple, std::size_t at_least) const {
     if (tuple.kind != Kind::kTuple || held_[tuple.node].size() < at_least) no_pickle();
     return held_[tuple.node];
   }
 
-  std::int64_t integer(const Value& value) const {
+  std::int64_t integer(const PickledValue& value) const {
     if (value.kind != Kind::kInt) no_pickle();
     return value.number;
   }
 
-  std::vector<std::int64_t> integers(const Value& tuple) const {
+  std::vector<std::int64_t> integers(const PickledValue& tuple) const {
     std::vector<std::int64_t> numbers;
-    for (const Value& value : elements(tuple, 0)) numbers.push_back(integer(value));
+    for (const PickledValue& value : elements(tuple, 0)) numbers.push_back(integer(value));
     return numbers;
   }
 
   /// ("storage", type, key, location, elements)
-  Value storage(const Value& id) const {
-    const std::vector<Value>& parts = elements(id, 5);
+  PickledValue storage(const PickledValue& id) const {
+    const std::vector<PickledValue>& parts = elements(id, 5);
     const auto item = element_size(parts[1].kind == Kind::kGlobal ? parts[1].text : "");
     if (!item || parts[2].kind != Kind::kText) no_pickle();
     const std::int64_t count = integer(parts[4]);
@@ -222,8 +222,8 @@ class Scanner : PickleMachine<Value> {
   }
 
   /// (storage, offset, sizes, strides, …)
-  void check_tensor(const Value& arguments) const {
-    const std::vector<Value>& parts = elements(arguments, 4);
+  void check_tensor(const PickledValue& arguments) const {
+    const std::vector<PickledValue>& parts = elements(arguments, 4);
     if (parts[0].kind != Kind::kStorage) no_pickle();
     const auto last = last_element(integers(parts[2]), integers(parts[3]), integer(parts[1]));
     if (!last || *last >= parts[0].number) {
@@ -231,7 +231,7 @@ class Scanner : PickleMachine<Value> {
     }
   }
 
-  void reduce(const Value& function, const Value& argument) {
+  void reduce(const PickledValue& function, const PickledValue& argument) {
     if (function.kind != Kind::kGlobal) no_pickle();
     const std::string_view name = function.text;
     if (name == "torch._utils _rebuild_tensor_v2" || name == "torch._utils _rebuild_qtensor") {
@@ -240,7 +240,7 @@ class Scanner : PickleMachine<Value> {
                name == "torch.distributed.rpc rref") {
       refuse("it has a " + std::string(name) + ", which a model for inference does not need");
     } else if (name == "torch.jit._pickle restore_type_tag") {
-      const std::vector<Value>& parts = elements(argument, 2);
+      const std::vector<PickledValue>& parts = elements(argument, 2);
       if (parts[1].kind != Kind::kText) no_pickle();
       type_nesting_ = std::max(type_nesting_, bracket_depth(parts[1].text));
     }
@@ -252,7 +252,7 @@ class Scanner : PickleMachine<Value> {
   std::size_t longest_path() const {
     std::vector<std::uint32_t> holders(held_.size(), 0);
     const auto for_each_held = [&](std::size_t node, const auto& visit) {
-      for (const Value& value : held_[node]) {
+      for (const PickledValue& value : held_[node]) {
         if (value.holds_others()) visit(value.node);
       }
     };
@@ -279,14 +279,14 @@ class Scanner : PickleMachine<Value> {
 
   const StorageBytes& storage_bytes_;
   std::deque<std::string> globals_;
-  std::vector<std::vector<Value>> held_;  // by node
+  std::vector<std::vector<PickledValue>> held_;  // by node
   std::size_t type_nesting_ = 0;
 };
 
 }  // namespace
 
 std::size_t scan_pickle(std::string_view pickle, const StorageBytes& storage_bytes) {
-  return Scanner(pickle, storage_bytes).run();
+  return PickleScanner(pickle, storage_bytes).run();
 }
 
 }  // namespace ts_infer

@@ -7,7 +7,6 @@ namespace ts_infer {
 namespace {
 
 bool is_letter(char c) { return std::isalpha(static_cast<unsigned char>(c)) != 0 || c == '_'; }
-bool is_in_word(char c) { return is_letter(c) || std::isdigit(static_cast<unsigned char>(c)) != 0; }
 
 /// What follows the last "::"; of a namespace its own name.
 std::string_view last_name(std::string_view name) {
@@ -16,9 +15,9 @@ std::string_view last_name(std::string_view name) {
 }
 
 /// Goes through the tokens as torch's lexer finds them.
-class Scanner {
+class SourceScanner {
  public:
-  explicit Scanner(std::string_view source) : source_(source) {}
+  explicit SourceScanner(std::string_view source) : source_(source) {}
 
   SourceScan run() {
     start_line();
@@ -138,6 +137,8 @@ class Scanner {
 
 }  // namespace
 
+bool is_in_word(char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_'; }
+
 const std::vector<RestrictedOperator>& all_restricted_operators() {
   static const std::vector<RestrictedOperator> kRestricted = {
       {"aten::from_file", "maps files, and creates and overwrites them"},
@@ -152,6 +153,6 @@ const std::vector<RestrictedOperator>& all_restricted_operators() {
   return kRestricted;
 }
 
-SourceScan scan_source(std::string_view source) { return Scanner(source).run(); }
+SourceScan scan_source(std::string_view source) { return SourceScanner(source).run(); }
 
 }  // namespace ts_infer

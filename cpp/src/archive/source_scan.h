@@ -24,6 +24,9 @@ struct SourceScan {
   std::size_t nesting = 0;           // of blocks, brackets and operators of an expression
 };
 
+/// Whether a name of TorchScript may have it.
+bool is_in_word(char c);
+
 /// Finds a restricted operator by its last name behind a dot, whatever stands before: an alias, a
 /// tensor's method or getattr() reach it too. So a method of the model's own that is called like
 /// one is found as well.
