@@ -506,6 +506,8 @@ Fault::Fault(std::size_t nth) { work_until_fault = static_cast<std::int64_t>(nth
 
 Fault::~Fault() { work_until_fault = 0; }
 
+bool Fault::is_taken() const { return work_until_fault <= 0; }
+
 MemoryLimit::MemoryLimit(std::size_t bytes, c10::Device device)
     : device_(device), previous_(memory_limit(device.index())) {
   set_memory_limit(device.index(), bytes);

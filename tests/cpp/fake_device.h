@@ -85,6 +85,9 @@ class Fault {
   ~Fault();
   Fault(const Fault&) = delete;
   Fault& operator=(const Fault&) = delete;
+
+  /// Whether that work is enqueued.
+  bool is_taken() const;
 };
 
 /// The memory that a device has, in its life.
