@@ -2,6 +2,10 @@
 
 #include <ATen/Parallel.h>
 
+#include <future>
+#include <thread>
+#include <vector>
+
 #ifdef INTRA_OP_PARALLEL  // torch's own OpenMP is linked
 #include <omp.h>
 
@@ -9,6 +13,24 @@ extern "C" int MKL_Set_Num_Threads_Local(int) __attribute__((weak));  // where t
 #endif
 
 namespace ts_infer {
+
+bool can_start_threads(int count) {
+  std::promise<void> all_started;
+  const std::shared_future<void> release = all_started.get_future().share();
+  std::vector<std::thread> threads;
+  bool can = true;
+  try {
+    threads.reserve(count > 0 ? count : 0);
+    while (static_cast<int>(threads.size()) < count) {
+      threads.emplace_back([release] { release.wait(); });
+    }
+  } catch (const std::exception&) {  // of threads or of memory
+    can = false;
+  }
+  all_started.set_value();
+  for (std::thread& thread : threads) thread.join();
+  return can;
+}
 
 IntraOpThreads::IntraOpThreads(int count) : before_(count > 0 ? at::get_num_threads() : 0) {
   if (before_ == 0) return;

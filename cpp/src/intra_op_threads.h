@@ -2,6 +2,10 @@
 
 namespace ts_infer {
 
+/// Whether so many threads can run at once beside those that do. Starts them to find out: where
+/// OpenMP cannot have one, it ends the process.
+bool can_start_threads(int count);
+
 /// The intra-op threads of the calling thread while it lives. 0 leaves them alone.
 ///
 /// at::set_num_threads does more: it changes what threads get that begin later, so that calls that

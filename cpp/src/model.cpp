@@ -371,10 +371,14 @@ std::unique_ptr<Model::Impl> Model::Impl::load(const std::shared_ptr<const Archi
   info.path = archive->info().path;
   info.load_steps = archive->steps();
   const std::string where = "[load] " + archive->subject();
-  // Where a thread cannot be had, OpenMP ends the process.
   if (options.intra_op_threads < 0 || options.intra_op_threads > kMostIntraOpThreads) {
     throw ModelLoadError(c10::str(where, ": intra_op_threads: expected 0 to ", kMostIntraOpThreads,
                                   ", got ", options.intra_op_threads));
+  }
+  if (!can_start_threads(options.intra_op_threads - 1)) {
+    throw ModelLoadError(
+        c10::str(where, ": intra_op_threads: the process, its user or its container may not have ",
+                 options.intra_op_threads, " threads more: lower it, or raise their limits"));
   }
   archive->require_intact();
   archive->require_operators(options.allow_operators);

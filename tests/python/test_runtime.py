@@ -2,6 +2,7 @@
 
 import gc
 import io
+import json
 import logging
 import os
 import subprocess
@@ -891,6 +892,32 @@ def test_calls_that_overlap_leave_the_number_of_threads_as_it_was(affine_path: P
             list(pool.map(lambda _: model(ONES), range(200)))
             assert {*pool.map(lambda _: torch.get_num_threads(), range(20))} == {before}
         assert seen_by_a_new_thread() == before
+
+
+def test_threads_that_the_process_may_not_have_are_a_load_error(affine_path: Path) -> None:
+    program = """
+        import resource, sys
+        import torch, ts_infer
+        from ts_infer import runtime
+        x = torch.ones(1, 3)
+        pages = int(open("/proc/self/statm").read().split()[0])
+        room = pages * resource.getpagesize() + (2 << 30)  # a thread takes the size of its stack
+        resource.setrlimit(resource.RLIMIT_AS, (room, resource.RLIM_INFINITY))
+        try:
+            runtime.load(sys.argv[1], device="cpu", intra_op_threads=4096)
+        except ts_infer.ModelLoadError as error:
+            assert "intra_op_threads: the process, its user" in str(error), error
+            print(runtime.load(sys.argv[1], device="cpu", intra_op_threads=2)(x).tolist())
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), str(affine_path)],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == jit_load(affine_path)(torch.ones(1, 3)).tolist()
 
 
 def test_torchscript_of_the_host_still_differentiates(affine_path: Path) -> None:

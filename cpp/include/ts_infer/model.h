@@ -66,7 +66,7 @@ struct LoadOptions {
   std::string precision = "fp32";
 
   /// Intra-op threads of each call, up to 4096: set on the calling thread and put back. 0: left
-  /// alone.
+  /// alone. load() starts so many to see that it may: OpenMP ends the process where it may not.
   int intra_op_threads = 0;
 
   /// What load() runs so that no later call is the slow one. "fast": forward at each of
