@@ -18,7 +18,7 @@ from ts_infer import ModelLoadError, runtime
 if TYPE_CHECKING:
     from conftest import RunBinary
 
-BUILD = Path(__file__).parents[2] / "build" / "dev"
+BUILD = Path(__file__).parents[2] / "build" / "tests"
 LIBRARY = BUILD / "lib" / "libts_infer_ops_library.so"
 TIMEOUT_S = 180
 
@@ -48,7 +48,7 @@ torch.jit.save(torch.jit.script(Operator()), f"{folder}/unrecorded.pt")
 
 
 def _torch_of_the_build() -> str:
-    """The folder of torch that build/dev was configured with; empty: that of the environment."""
+    """The folder of torch that build/tests was configured with; empty: that of the environment."""
     cache = (BUILD / "CMakeCache.txt").read_text(encoding="utf-8")
     found = re.search(r"^TS_INFER_TORCH_DIR:PATH=(.*)$", cache, re.MULTILINE)
     return found[1] if found else ""
@@ -57,7 +57,7 @@ def _torch_of_the_build() -> str:
 @pytest.fixture(scope="module")
 def library() -> Path:
     if not LIBRARY.exists():
-        pytest.skip("the C++ tests are not built: run cmake --workflow --preset dev")
+        pytest.skip("the C++ tests are not built: run cmake --workflow --preset tests")
     if _torch_of_the_build() not in ("", str(Path(torch.__file__).parent)):
         pytest.skip("the C++ tests are built with another torch")
     return LIBRARY
