@@ -850,6 +850,19 @@ def test_messages_go_to_on_log(caplog: pytest.LogCaptureFixture) -> None:
     assert {level for level, _ in messages} <= levels
 
 
+def run_program(program: str, path: Path) -> str:
+    """What a process of its own prints, which must end well."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), str(path)],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def process_state() -> dict[str, Any]:
     def read(swap: Callable[[Any], Any], other: Any) -> Any:
         value = swap(other)
@@ -909,15 +922,8 @@ def test_threads_that_the_process_may_not_have_are_a_load_error(affine_path: Pat
             assert "intra_op_threads: the process, its user" in str(error), error
             print(runtime.load(sys.argv[1], device="cpu", intra_op_threads=2)(x).tolist())
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program), str(affine_path)],
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == jit_load(affine_path)(torch.ones(1, 3)).tolist()
+    expected = jit_load(affine_path)(torch.ones(1, 3)).tolist()
+    assert json.loads(run_program(program, affine_path)) == expected
 
 
 def test_torchscript_of_the_host_still_differentiates(affine_path: Path) -> None:
@@ -962,14 +968,7 @@ def test_the_interpreter_exits_while_a_daemon_thread_calls(affine_path: Path) ->
         threading.Thread(target=work, daemon=True).start()
         called.wait()
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program), str(affine_path)],
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_program(program, affine_path)
 
 
 def test_signature_comes_from_the_manifest(pair_path: Path) -> None:
