@@ -9,6 +9,8 @@ function(ts_infer_mutants_of source)
   set_property(
     DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/src/${source}
   )
+  # A mutant takes the place of an object of this source alone.
+  set_source_files_properties(src/${source} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
 endfunction()
 
 function(ts_infer_mutant name line test)
@@ -20,9 +22,6 @@ function(ts_infer_mutant name line test)
   math(EXPR _removed "${_before} - ${_after}")
   if(NOT _removed EQUAL _one_line)
     message(FATAL_ERROR "mutant ${name}: expected this line once in ${_mutated_source}:\n${line}")
-  endif()
-  if(CMAKE_UNITY_BUILD)
-    return() # the library has no object of this source alone
   endif()
   set(_file ${CMAKE_CURRENT_BINARY_DIR}/mutants/${name}.cpp)
   file(CONFIGURE OUTPUT ${_file} CONTENT "@_mutated@" @ONLY NEWLINE_STYLE UNIX)

@@ -73,7 +73,8 @@ def test_cpp_unit_tests_pass(tmp_path: Path) -> None:
         "tests",
         f"-DTS_INFER_TORCH_DIR={Path(torch.__file__).parent}",
     )
-    run("cmake", "--build", build, "--target", "ts_infer_tests", "ts_infer_device_tests")
-    run("ctest", "--test-dir", build, "--output-on-failure")
+    run("cmake", "--build", build)
+    ctest = ("ctest", "--test-dir", build, "--no-tests=error", "--output-on-failure")
+    run(*ctest, "-LE", "mutant")
     # A mutant is late only for some milliseconds, and may live once where the machine is busy.
-    run("ctest", "--test-dir", build, "-L", "mutant", "-j2", "--repeat", "until-pass:3")
+    run(*ctest, "-L", "mutant", "-j2", "--repeat", "until-pass:3")
