@@ -20,7 +20,6 @@ bool can_start_threads(int count) {
   std::vector<std::thread> threads;
   bool can = true;
   try {
-    threads.reserve(count > 0 ? count : 0);
     while (static_cast<int>(threads.size()) < count) {
       threads.emplace_back([release] { release.wait(); });
     }
