@@ -13,6 +13,7 @@ observe, scripting   what runs with which types; scripting the parts that a trac
 scan, devices    reading graphs; making them follow the inputs' device
 locate, source   the Python statement behind a finding
 manifest, golden, libraries   what lies beside the model in the archive
+traced           the sizes that an archive of torch.jit.trace was traced with
 report           findings, probes and their text; findings.md explains every code
 """
 

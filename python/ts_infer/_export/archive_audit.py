@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ts_infer._errors import Error
-from ts_infer._export import arguments, golden, isolation, manifest, shapes, variants
+from ts_infer._export import arguments, golden, isolation, manifest, shapes, traced, variants
 from ts_infer._export.audit import Audit, eager_findings, forkable, scan_findings
 from ts_infer._export.capture import watch_warnings
 from ts_infer._export.compare import compare, leaves
@@ -52,7 +52,8 @@ def audit(
         path: The archive.
         module: The module that it was exported from, in eval mode.
         example_inputs: What forward is called with, as for `ts_infer.export`. Needed with a
-            module; without one the archive's golden sample or manifest may stand in.
+            module; without one the archive's golden sample or manifest may stand in, or the sizes
+            that it was traced with.
         dynamic_shapes: Which dims may change; default, without a module: what the manifest says.
         preserved_methods: Methods other than forward to compare.
         level: "full" or "fast".
@@ -191,6 +192,8 @@ def _alone(
     if isinstance(example_inputs, Mapping):
         example_inputs = _in_order(example_inputs, arguments_of_forward)
     values, source = inputs_of(document, calls, example_inputs)
+    if values is None and (values := traced.inputs(archive)):
+        source = "drawn at random, of the sizes that it was traced with"
     if values is None:
         for probe in ("golden", "repeats", "sizes"):
             report.probes.append(Probe(probe, "skipped", reason=source))
@@ -245,7 +248,7 @@ def inputs_of(
         tensor = torch.rand(sizes, generator=torch.Generator().manual_seed(0))
         values.append(tensor.to(getattr(torch, dtype)))
     if not values:
-        return None, "no manifest and no example inputs: give example inputs"
+        return None, "no manifest, no trace and no example inputs: give example inputs"
     return values, "drawn at random from the manifest's shapes"
 
 
