@@ -140,12 +140,14 @@ class CommandLine {
 
   static void add_inputs(CLI::App& command, InputArguments& inputs) {
     command
-        .add_option("--input", inputs.inputs,
-                    "A tensor from a file, or a number or string itself; the rest is random")
+        .add_option(
+            "--input", inputs.inputs,
+            "A tensor from a file, or a number or string itself; the rest is random. NAME is "
+            "an input or a part of one: sensors.imu, clips[0]")
         ->type_name("NAME=FILE.npy")
         ->check(check_input)
         ->allow_extra_args(false);
-    command.add_option("--shape", inputs.shapes, "The shape of a random input")
+    command.add_option("--shape", inputs.shapes, "The shape of a random input or part of one")
         ->type_name("NAME=1x3x224x224")
         ->check(check_shape)
         ->allow_extra_args(false);

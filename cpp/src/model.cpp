@@ -34,6 +34,7 @@
 #include "engine/package_engine.h"
 #include "engine/torchscript_engine.h"
 #include "input_check.h"
+#include "input_nodes.h"
 #include "intra_op_threads.h"
 #include "ivalues.h"
 #include "libraries.h"
@@ -173,8 +174,8 @@ bool share_memory(const at::Tensor& a, const at::Tensor& b) {
          std::less<>()(begin_b, begin_a + a.nbytes());
 }
 
-/// Arguments in the schema's order, defaults filled in. `convert(value, type)` makes an IValue of a
-/// caller's value, and throws an InputError that says what is wrong.
+/// Arguments in the schema's order, defaults filled in. `convert(value, argument)` makes an IValue
+/// of a caller's value, and throws an InputError that says what is wrong.
 template <typename V, typename Kwargs, typename Convert>
 Stack bind_arguments(const c10::FunctionSchema& schema, const std::vector<V>& args,
                      const Kwargs& kwargs, const InputCheck& check, const Convert& convert) {
@@ -199,9 +200,9 @@ Stack bind_arguments(const c10::FunctionSchema& schema, const std::vector<V>& ar
     }
     if (value) {
       try {
-        stack.push_back(convert(*value, argument.type()));
+        stack.push_back(convert(*value, argument));
       } catch (const InputError& error) {
-        check.fail("input \"" + argument.name() + '"' + error.what());
+        check.fail(error.what());
       }
     } else if (argument.default_value()) {
       stack.push_back(*argument.default_value());
@@ -220,10 +221,11 @@ Stack bind_arguments(const c10::FunctionSchema& schema, const std::vector<V>& ar
   return stack;
 }
 
-c10::IValue check_type(const c10::IValue& value, const c10::TypePtr& type) {
-  if (!value.type()->isSubtypeOf(*type)) {
-    throw InputError(
-        c10::str(": expected ", type->annotation_str(), ", got ", value.type()->annotation_str()));
+c10::IValue check_type(const c10::IValue& value, const c10::Argument& argument) {
+  if (!value.type()->isSubtypeOf(*argument.type())) {
+    throw InputError(c10::str("input \"", argument.name(), "\": expected ",
+                              argument.type()->annotation_str(), ", got ",
+                              value.type()->annotation_str()));
   }
   return value;
 }
@@ -273,6 +275,7 @@ struct Model::Impl {
   ArchiveInfo archive;
   ModelInfo info;
   Signature signature;
+  std::vector<InputNode> nodes;  // of forward's arguments
   std::unique_ptr<Engine> engine;
   std::shared_ptr<const WarmUp> warm_up;
   std::shared_ptr<CallGraphs> graphs;      // of forward; nullptr: not asked for, or none recorded
@@ -426,7 +429,8 @@ std::unique_ptr<Model::Impl> Model::Impl::load(const std::shared_ptr<const Archi
     if (impl->forward == std::string::npos) {
       info.decisions.push_back("not warmed up: there is no forward");
     } else {
-      impl->warm_up = std::make_shared<WarmUp>(options, *archive, info.name, impl->signature);
+      impl->warm_up =
+          std::make_shared<WarmUp>(options, *archive, info.name, impl->signature, impl->nodes);
       if (!impl->warm_up->reason().empty()) {
         info.decisions.push_back("not warmed up: " + impl->warm_up->reason());
       }
@@ -586,7 +590,10 @@ void Model::Impl::adopt(std::unique_ptr<Engine> loaded) {
       forward = i;
       signature = of_method = with_manifest(of_method);
     }
-    methods.push_back({&schema, tensors_only, InputCheck(of_method, where())});
+    std::vector<InputNode> of_arguments = input_nodes(of_method, schema);
+    if (forward == i) nodes = of_arguments;
+    methods.push_back(
+        {&schema, tensors_only, InputCheck(of_method, std::move(of_arguments), where())});
   }
 }
 
@@ -631,23 +638,25 @@ Stack Model::Impl::bind(std::size_t method, const std::vector<Tensor>& inputs) c
     for (const Tensor& input : inputs) stack.emplace_back(to_torch(input));
     return stack;
   }
-  return bind_arguments(schema, inputs, std::map<std::string, Tensor>(), methods[method].check,
-                        [](const Tensor& tensor, const c10::TypePtr& type) {
-                          c10::IValue value = to_torch(tensor);
-                          if (!value.type()->isSubtypeOf(*type)) {
-                            throw InputError(": expected " + type->annotation_str() +
-                                             ", got tensor; use call(), which takes any type");
-                          }
-                          return value;
-                        });
+  return bind_arguments(
+      schema, inputs, std::map<std::string, Tensor>(), methods[method].check,
+      [](const Tensor& tensor, const c10::Argument& argument) {
+        c10::IValue value = to_torch(tensor);
+        if (!value.type()->isSubtypeOf(*argument.type())) {
+          throw InputError(c10::str("input \"", argument.name(), "\": expected ",
+                                    argument.type()->annotation_str(),
+                                    ", got tensor; use call(), which takes any type"));
+        }
+        return value;
+      });
 }
 
 Stack Model::Impl::bind(std::size_t method, const std::vector<Value>& args,
                         const std::map<std::string, Value>& kwargs) const {
   return bind_arguments(*methods[method].schema, args, kwargs, methods[method].check,
-                        [](const Value& value, const c10::TypePtr& type) {
-                          require_shallow(value);
-                          return to_ivalue(value, type, "");
+                        [](const Value& value, const c10::Argument& argument) {
+                          require_shallow(value, argument.name());
+                          return to_ivalue(value, argument.type(), argument.name());
                         });
 }
 
@@ -655,11 +664,12 @@ bool Model::Impl::check_tensors(std::size_t method, const Stack& stack) const {
   bool any_host = false;
   bool any_device = false;
   for (std::size_t i = 0; i < stack.size(); ++i) {
-    const auto fail = [&](const std::string& what) {
-      methods[method].check.fail(methods[method].schema->arguments()[i + 1].name(), what);
-    };
+    const std::string& name = methods[method].schema->arguments()[i + 1].name();
     const auto look_at = [&](const c10::IValue& leaf) {
       if (!leaf.isTensor() || !leaf.toTensor().defined()) return;
+      const auto fail = [&](const std::string& what) {
+        methods[method].check.fail(path_of(leaf.toTensor(), stack[i], name), what);
+      };
       const c10::Device where_it_is = leaf.toTensor().device();
       const bool on_host = where_it_is.is_cpu();
       any_host = any_host || on_host;
@@ -681,7 +691,7 @@ bool Model::Impl::check_tensors(std::size_t method, const Stack& stack) const {
     try {
       for_each_leaf(stack[i], look_at);
     } catch (const std::length_error& error) {
-      fail(error.what());
+      methods[method].check.fail(name, error.what());
     }
   }
   return !any_device;
@@ -1001,6 +1011,8 @@ std::size_t ModelAccess::compiled_plans(const Model& model) {
 }
 
 const ArchiveInfo& ModelAccess::archive(const Model& model) { return model.impl_->archive; }
+
+const std::vector<InputNode>& ModelAccess::inputs(const Model& model) { return model.impl_->nodes; }
 
 c10::IValue ModelAccess::call(Model& model, const std::string& name, std::vector<c10::IValue> args,
                               const std::unordered_map<std::string, c10::IValue>& kwargs,

@@ -140,7 +140,7 @@ std::vector<c10::IValue> call_forward(Model& model, const GoldenCall& call,
     const auto& arguments = ModelAccess::schema(model, "forward").arguments();
     std::vector<c10::IValue> stack;
     for (std::size_t i = 0; i < args.size() && i + 1 < arguments.size(); ++i) {
-      stack.push_back(to_ivalue(args[i], arguments[i + 1].type(), where));
+      stack.push_back(to_ivalue(args[i], arguments[i + 1].type(), arguments[i + 1].name()));
     }
     std::vector<c10::IValue> leaves;
     for_each_leaf(ModelAccess::call(model, "forward", std::move(stack), {}),

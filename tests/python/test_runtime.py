@@ -418,16 +418,16 @@ def test_forward_raises_when_an_input_is_wrong(
 
 
 NESTED_ERRORS: list[tuple[type[nn.Module], tuple[Any, ...], str]] = [
-    (Lists, ([ONES, "x"], [], [], []), r'"xs"\[1\]: expected Tensor, got str'),
-    (Lists, ([ONES, None], [], [], []), r'"xs"\[1\]: expected Tensor, got None'),
-    (Lists, ([], [1, "x"], [], []), r'"ints"\[1\]: expected int, got str'),
+    (Lists, ([ONES, "x"], [], [], []), r'"xs\[1\]": expected Tensor, got str'),
+    (Lists, ([ONES, None], [], [], []), r'"xs\[1\]": expected Tensor, got None'),
+    (Lists, ([], [1, "x"], [], []), r'"ints\[1\]": expected int, got str'),
     (Lists, (ONES, [], [], []), r'"xs": expected List\[Tensor\], got Tensor'),
-    (Dicts, ({"k": [ONES, 3]}, {}), r""""groups"\['k'\]\[1\]: expected Tensor, got int"""),
-    (Dicts, ({"k": ONES}, {}), r""""groups"\['k'\]: expected List\[Tensor\], got Tensor"""),
-    (Tuples, ((ONES, (2,)),), r'"pair"\[1\]: expected Tuple\[int, Tensor\], got tuple of 1'),
+    (Dicts, ({"k": [ONES, 3]}, {}), r'"groups\.k\[1\]": expected Tensor, got int'),
+    (Dicts, ({"k": ONES}, {}), r'"groups\.k": expected List\[Tensor\], got Tensor'),
+    (Tuples, ((ONES, (2,)),), r'"pair\[1\]": expected Tuple\[int, Tensor\], got tuple of 1'),
     (Tuples, ([ONES, 2],), r'"pair": expected Tuple\[.*, got list of 2'),
     (Optionals, ("x",), r'"x": expected Optional\[Tensor\], got str'),
-    (Optionals, (ONES, None, [ONES, 1]), r'"xs"\[1\]: expected Tensor, got int'),
+    (Optionals, (ONES, None, [ONES, 1]), r'"xs\[1\]": expected Tensor, got int'),
     (Unions, ("x",), r'"x": expected Union\[.*, got str'),
     (Scalars, ("3", 1.0, True, "", 0j), '"i": expected int, got str'),
     (Scalars, (2**70, 1.0, True, "", 0j), '"i": expected int, got one of more than 64 bits'),

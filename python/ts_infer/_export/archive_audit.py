@@ -18,6 +18,7 @@ from ts_infer._export import arguments, golden, isolation, manifest, shapes, tra
 from ts_infer._export.audit import Audit, eager_findings, forkable, scan_findings
 from ts_infer._export.capture import watch_warnings
 from ts_infer._export.compare import compare, leaves
+from ts_infer._export.containers import put_together
 from ts_infer._export.differential import Subject, essence, jit_load
 from ts_infer._export.eager import Eager, fixed_seed, watch_eager
 from ts_infer._export.report import ExportReport, Finding, Probe, Run
@@ -53,7 +54,8 @@ def audit(
         module: The module that it was exported from, in eval mode.
         example_inputs: What forward is called with, as for `ts_infer.export`. Needed with a
             module; without one the archive's golden sample or manifest may stand in, or the sizes
-            that it was traced with.
+            that it was traced with; and a dict may name leaves of an argument by their paths,
+            `{"sensors.imu": …}`.
         dynamic_shapes: Which dims may change; default, without a module: what the manifest says.
         preserved_methods: Methods other than forward to compare.
         level: "full" or "fast".
@@ -190,7 +192,8 @@ def _alone(
     calls = golden_calls(archive, document)
     arguments_of_forward = [argument.name for argument in exported.forward.schema.arguments[1:]]
     if isinstance(example_inputs, Mapping):
-        example_inputs = _in_order(example_inputs, arguments_of_forward)
+        given = put_together(exported.forward.schema, example_inputs)
+        example_inputs = _in_order(given, arguments_of_forward)
     values, source = inputs_of(document, calls, example_inputs)
     if values is None and (values := traced.inputs(archive)):
         source = "drawn at random, of the sizes that it was traced with"
@@ -260,14 +263,21 @@ def declared_shapes(
     for index, (entry, value) in enumerate(
         zip(document.get("inputs", []), example.values, strict=False)
     ):
-        for axis, dim in enumerate(entry.get("shape") or []):
-            if not isinstance(dim, dict) or not isinstance(value, torch.Tensor):
-                continue
-            name = dim["name"]
-            declared.dims.setdefault(
-                name, shapes.DynamicDim(name, dim["min"], dim.get("max"), value.shape[axis])
-            )
-            declared.places.setdefault((index,), {})[axis] = name
+        tensors = arguments.tensors_of(value)
+        leaves = [leaf for leaf in entry.get("leaves") or [entry] if leaf.get("shape") is not None]
+        named = {leaf["name"]: leaf for leaf in leaves}
+        for position, (path, tensor) in enumerate(tensors):
+            leaf = named.get(entry["name"] + arguments.steps_text(value, path))
+            if leaf is None and len(leaves) == len(tensors):
+                leaf = leaves[position]  # the golden sample has no names of fields
+            for axis, dim in enumerate(leaf["shape"] if leaf else ()):
+                if not isinstance(dim, dict) or axis >= tensor.dim():
+                    continue
+                name, size = dim["name"], tensor.shape[axis]
+                declared.dims.setdefault(
+                    name, shapes.DynamicDim(name, dim["min"], dim.get("max"), size)
+                )
+                declared.places.setdefault((index, *path), {})[axis] = name
     return declared
 
 

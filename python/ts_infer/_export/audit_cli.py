@@ -38,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=FILE.npy",
         action="append",
         default=[],
-        help="an input of forward, or NAME=VALUE for a number; without --module",
+        help="an input of forward or a part of one (sensors.imu, clips[0]), or NAME=VALUE for a "
+        "number; without --module",
     )
     parser.add_argument(
         "--library",

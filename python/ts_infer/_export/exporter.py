@@ -80,12 +80,13 @@ def export(
             "hybrid" is a trace of a module that calls `@torch.jit.script` functions or scripted
             children, whose control flow is kept.
         dynamic_shapes: Which dims may change, by the convention of `torch.export.export`:
-            `{"x": {0: Dim("batch", min=1, max=8)}}`. Dims that are not declared are static.
+            `{"x": {0: Dim("batch", min=1, max=8)}}`. Dims that are not declared are static. A
+            tensor within an argument may be named by its path, `{"sensors.imu": {0: Dim("n")}}`.
         name: The model's name; default: the file's name without its suffix.
         output_names: One name per output leaf, depth-first. Default: names of fields and keys.
         preserved_methods: Methods other than forward to keep, such as `["reset_states"]`.
-        warmup_shapes: Sizes that the runtime warms up at load, `[{"x": [8, 3]}]`; default: the
-            largest and the smallest of dynamic_shapes.
+        warmup_shapes: Sizes that the runtime warms up at load, `[{"x": [8, 3]}]`, by the names of
+            tensors or their paths; default: the largest and the smallest of dynamic_shapes.
         audit: "full" runs every probe; "fast" about ten forward passes; "off" none: then only
             what tracing itself warns of is found.
         allow: Codes of findings to accept, such as `["tracer-warning"]`.
