@@ -214,7 +214,7 @@ class CommandLine {
     add_json(command, model.json);
   }
 
-  static void add_warmup(CLI::App& command, ModelArguments& model) {
+  static void add_load_calls(CLI::App& command, ModelArguments& model) {
     command.add_option("--warmup", model.warmup, "What is run in load: off, fast, full")
         ->capture_default_str()
         ->check(CLI::IsMember({"off", "fast", "full"}).description(""))
@@ -225,13 +225,16 @@ class CommandLine {
         ->capture_default_str()
         ->check(in_range(0.0, 86400.0))
         ->type_name("S");
+    command.add_flag(
+        "--verify", model.verify,
+        "Hold the golden sample's calls against it in load, and fail where they differ");
   }
 
   void add_run() {
     CLI::App& command =
         *app_.add_subcommand("run", "Run a model; the time of each call goes to stderr");
     add_model(command, run_.common);
-    add_warmup(command, run_.common);
+    add_load_calls(command, run_.common);
     add_inputs(command, run_.inputs);
     command.add_option("--output-dir", run_.output_dir, "Write each output tensor as NAME.npy")
         ->type_name("DIR");
@@ -246,7 +249,7 @@ class CommandLine {
   void add_bench() {
     CLI::App& command = *app_.add_subcommand("bench", "Measure the latency of a model");
     add_model(command, bench_.common);
-    add_warmup(command, bench_.common);
+    add_load_calls(command, bench_.common);
     add_inputs(command, bench_.inputs);
     CLI::Option* concurrency =
         command.add_option("--concurrency", bench_.concurrency, "Callers in a closed loop")

@@ -40,6 +40,7 @@
 #include "libraries.h"
 #include "messages.h"
 #include "model_access.h"
+#include "output_checks.h"
 #include "process.h"
 #include "stats.h"
 #include "tensor_access.h"
@@ -307,6 +308,7 @@ struct Model::Impl {
   void rehearse_with(const std::function<void(const WarmUpCall&)>& use);
   std::vector<LoadStep> rehearse();
   void measure_precision(const std::vector<GoldenCall>& calls);
+  void check_golden(const Archive& loaded);
   void record_graphs(std::shared_ptr<CallGraphs> recording);
 
   /// forward's signature as the manifest has it, where there is one.
@@ -427,6 +429,7 @@ std::unique_ptr<Model::Impl> Model::Impl::load(const std::shared_ptr<const Archi
       impl->stream = nullptr;  // given back: the first thread that serves gets it
     }
     if (impl->forward == std::string::npos) {
+      if (options.verify) throw ModelLoadError("verify: expected a forward to call, got none");
       info.decisions.push_back("not warmed up: there is no forward");
     } else {
       impl->warm_up =
@@ -440,6 +443,7 @@ std::unique_ptr<Model::Impl> Model::Impl::load(const std::shared_ptr<const Archi
         step("measure precision", [&] { impl->measure_precision(golden_calls(*archive)); });
       }
       if (recording) impl->record_graphs(std::move(recording));
+      if (options.verify) step("verify", [&] { impl->check_golden(*archive); });
     }
   } catch (const Error& error) {
     throw ModelLoadError(where + ": " + error.what());
@@ -512,6 +516,46 @@ void Model::Impl::measure_precision(const std::vector<GoldenCall>& calls) {
   info.decisions.push_back(c10::str("precision ", info.precision,
                                     ": the golden sample's outputs differ by up to ", largest,
                                     " of their largest magnitude"));
+}
+
+void Model::Impl::check_golden(const Archive& loaded) {
+  if (!loaded.golden()) {
+    throw ModelLoadError(
+        "verify: expected a golden sample in the file, got none; export the model with "
+        "ts_infer.export, which writes one or says why not, or load it without verify");
+  }
+  const Golden& golden = *loaded.golden();
+  const Tolerances& tolerances = device.is_cpu() ? golden.on_cpu : golden.on_accelerator;
+  std::size_t number = 0;
+  std::vector<OutputCheck> differing;
+  std::size_t outputs = 0;
+  rehearse_with([&](const WarmUpCall& call) {
+    for (const GoldenCall& expected : golden_calls(loaded)) {
+      c10::IValue result;
+      try {
+        result = call(from_ivalues(expected.inputs, where()));
+      } catch (const InputError& error) {
+        throw ModelLoadError(std::string("verify: its golden sample does not fit it: ") +
+                             error.what() + "; export the model again");
+      }
+      for (OutputCheck& check : check_outputs(expected, ++number, result, signature, tolerances)) {
+        ++outputs;
+        if (!check.ok) differing.push_back(std::move(check));
+      }
+    }
+  });
+  if (outputs == 0) throw ModelLoadError("verify: expected outputs to compare, got none");
+  if (differing.empty()) return;
+  const OutputCheck& first = differing.front();
+  std::string by;
+  if (first.max_abs_diff) {
+    by = c10::str(" (by ", *first.max_abs_diff, ", allowed ", first.allowed, ')');
+  }
+  throw ModelLoadError(c10::str(
+      "verify: ", differing.size(), " of ", outputs, " outputs differ from the golden sample on ",
+      device.str(), "; the first: call ", first.call, ", ", first.output, ' ', first.difference, by,
+      "; ts_infer verify shows them all, optimize=false or a name in "
+      "disabled_passes may mend it"));
 }
 
 void Model::Impl::record_graphs(std::shared_ptr<CallGraphs> recording) {

@@ -390,6 +390,11 @@ py::object call_method(Model& model, const std::string& method, py::handle args,
   std::string reason;
   try {
     return toPyObject(std::move(result));
+  } catch (py::error_already_set& error) {
+    if (!error.matches(PyExc_UnicodeDecodeError)) throw;
+    reason = "expected strings that are UTF-8, got one that is not (" +
+             py::str(error.value()).cast<std::string>() +
+             "); TorchScript counts and cuts strings by bytes";
   } catch (const c10::Error& error) {
     reason = error.what_without_backtrace();
   } catch (const std::runtime_error& error) {

@@ -505,6 +505,30 @@ def test_forward_raises_execution_error_when_the_model_fails(
         assert_readable(str(caught.value))
 
 
+class Reversed(nn.Module):
+    """TorchScript's strings are bytes, which it cuts anywhere."""
+
+    def forward(self, word: str, nested: bool) -> tuple[str, list[dict[str, int]]]:
+        back = word[::-1]
+        return ("", [{back: 1}]) if nested else (back, [{"": 1}])
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_forward_raises_execution_error_for_a_string_that_is_no_utf8(
+    nested: bool, save_model: SaveModel
+) -> None:
+    model = runtime.load(save_model(Reversed(), "reversed"))
+    assert model("abc", False)[0] == "cba"
+    with pytest.raises(
+        ts_infer.ExecutionError,
+        match=r"^\[call\] reversed: the result of forward has no form in Python: expected strings "
+        r"that are UTF-8, got one that is not \('utf-8' codec can't decode .*\); TorchScript "
+        r"counts and cuts strings by bytes$",
+    ):
+        model("Normanðy", nested)
+    assert model("abc", True) == ("", [{"cba": 1}])
+
+
 def test_load_raises_when_the_path_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(ts_infer.ModelNotFoundError, match=r"^\[load\] .*gone\.pt") as caught:
         runtime.load(tmp_path / "gone.pt")
