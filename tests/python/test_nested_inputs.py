@@ -89,9 +89,8 @@ class OddKeys(nn.Module):
         return table["a.b"] + table["größe"] + table['say "x"'] + table[""]
 
 
-class Point(NamedTuple):
-    x: Tensor
-    y: Tensor
+# As a class its annotations would be strings here, which TorchScript does not resolve.
+Point = NamedTuple("Point", [("x", Tensor), ("y", Tensor)])  # noqa: UP014
 
 
 class Points(nn.Module):
