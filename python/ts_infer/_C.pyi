@@ -78,7 +78,7 @@ class TensorSpec:
     def leaves(self) -> list[TensorSpec]:
         """Of an argument that is a list, tuple or dict: what it is made of, depth-first.
 
-        A leaf's name is its path, such as "sensors.imu" and "clips[0]". Empty: unknown, not checked.
+        A leaf's name is its path: "sensors.imu", "clips[0]". Empty: unknown, not checked.
         """
     @property
     def name(self) -> str: ...
