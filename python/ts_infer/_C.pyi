@@ -59,15 +59,27 @@ class Dim:
         """Of a dynamic dimension, else empty; equal names mean equal sizes."""
 
 class TensorSpec:
-    """One argument or result of a model."""
+    """One argument or result of a model, or a leaf of an argument."""
     def __repr__(self) -> str: ...
     def __str__(self) -> str: ...
+    @property
+    def any_keys(self) -> bool:
+        """Whether its dicts may have more and fewer keys."""
+    @property
+    def any_length(self) -> bool:
+        """Whether its lists may have more and fewer elements than there are leaves."""
     @property
     def dtype(self) -> torch.dtype | None:
         """Of a Tensor; None: unknown, not checked."""
     @property
     def has_default(self) -> bool:
         """Whether it may be left out."""
+    @property
+    def leaves(self) -> list[TensorSpec]:
+        """Of an argument that is a list, tuple or dict: what it is made of, depth-first.
+
+        A leaf's name is its path: "sensors.imu", "clips[0]". Empty: unknown, not checked.
+        """
     @property
     def name(self) -> str: ...
     @property
@@ -81,7 +93,7 @@ class Signature:
     """What a model takes and returns.
 
     Outputs are flattened depth-first, dict entries in insertion order. Without a manifest in the
-    archive, dtypes and shapes are unknown. ``str(signature)`` has one line an entry.
+    archive, dtypes and shapes are unknown. ``str(signature)`` has one line an entry and a leaf.
     """
     def __repr__(self) -> str: ...
     def __str__(self) -> str: ...

@@ -65,6 +65,13 @@ class Loop(nn.Module):
         return x
 
 
+class InDict(nn.Module):
+    """Its tensor comes in a dict."""
+
+    def forward(self, parts: dict[str, Tensor]) -> Tensor:
+        return parts["x"] * 2
+
+
 class Scaled(nn.Module):
     """Has an input that is no tensor."""
 
@@ -298,8 +305,9 @@ def test_a_loop_over_values_is_refused_with_its_line(tmp_path: Path) -> None:
     [
         (Counter(), (torch.zeros(2),), "expected a model without state, got one that changes"),
         (Scaled(), (torch.zeros(2), 2.0), "the input by: expected a Tensor, got float"),
+        (InDict(), ({"x": torch.zeros(2)},), "the input parts: expected a Tensor, got Dict"),
     ],
-    ids=["state", "number"],
+    ids=["state", "number", "dict"],
 )
 def test_what_a_package_cannot_hold_is_refused(
     module: nn.Module, inputs: Any, what: str, tmp_path: Path
