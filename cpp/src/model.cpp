@@ -761,7 +761,7 @@ void Model::Impl::copy_outputs(const c10::IValue& result, const std::vector<Tens
   const at::NoGradGuard no_grad;
   std::vector<at::Tensor> outputs;
   for_each_leaf(result, [&](const c10::IValue& leaf) {
-    if (leaf.isTensor()) outputs.push_back(leaf.toTensor());
+    if (leaf.isTensor() && leaf.toTensor().defined()) outputs.push_back(leaf.toTensor());
   });
   if (outputs.size() != buffers.size()) {
     throw InputError(c10::str(where(), " outputs: expected ", outputs.size(),
