@@ -183,6 +183,14 @@ Stack bind_arguments(const c10::FunctionSchema& schema, const std::vector<V>& ar
   if (args.size() > expected) {
     check.fail(c10::str("expected ", expected, " inputs at most, got ", args.size()));
   }
+  const auto refuse_unknown = [&] {
+    for (const auto& kwarg : kwargs) {
+      const std::string& name = kwarg.first;  // clang before 16 captures no structured binding
+      const bool known = std::any_of(arguments.begin() + 1, arguments.end(),
+                                     [&](const auto& argument) { return argument.name() == name; });
+      if (!known) check.fail("expected inputs of the model, got an unknown one, \"" + name + '"');
+    }
+  };
   Stack stack;
   stack.reserve(expected + 1);
   std::size_t used = 0;
@@ -206,17 +214,11 @@ Stack bind_arguments(const c10::FunctionSchema& schema, const std::vector<V>& ar
     } else if (argument.default_value()) {
       stack.push_back(*argument.default_value());
     } else {
+      refuse_unknown();  // which may be a wrong name of this one
       check.fail(argument.name(), "expected a value, got none");
     }
   }
-  if (used < kwargs.size()) {
-    for (const auto& kwarg : kwargs) {
-      const std::string& name = kwarg.first;  // clang before 16 captures no structured binding
-      const bool known = std::any_of(arguments.begin() + 1, arguments.end(),
-                                     [&](const auto& argument) { return argument.name() == name; });
-      if (!known) check.fail("expected inputs of the model, got an unknown one, \"" + name + '"');
-    }
-  }
+  if (used < kwargs.size()) refuse_unknown();
   return stack;
 }
 
