@@ -343,7 +343,7 @@ class ArchiveInfo:
         """None: not recorded."""
     @property
     def code(self) -> dict[str, str]:
-        """TorchScript source by its path in the archive."""
+        """TorchScript source by its path in the archive; a package has none."""
     @property
     def damaged(self) -> list[str]:
         """Members whose CRC-32 does not match."""
@@ -435,13 +435,15 @@ class Model:
 
         The deadline comes first; the other arguments, the result and the errors are those of a
         call. The call runs on a thread of the model's own, on copies of the inputs, which are on
-        the host. Nothing can stop what runs: past the deadline it goes on in the background and
-        its outputs are dropped. The next call of a stateful model waits for it, and so does the
-        model's destruction.
+        the host. The first such call starts the thread; the time counts from when it is there.
+        Nothing can stop what runs: past the deadline it goes on in the background and its outputs
+        are dropped. The next call of a stateful model waits for it, and so does the model's
+        destruction.
 
         Raises:
             InputError: An argument is wrong, the deadline too.
-            ExecutionError: The model failed, or there was no result by the deadline.
+            ExecutionError: The model failed, or there was no result by the deadline; it says what
+                happened.
 
         Example:
             >>> out = model.call_within(20, *inputs)
