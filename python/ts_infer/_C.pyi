@@ -214,6 +214,7 @@ class LoadOptions:
     optimize: bool
     precision: str
     reuse_memory: bool
+    verify: bool
     warmup: str
     def __init__(self) -> None: ...
     def set_libraries(self, paths: collections.abc.Sequence[bytes]) -> None: ...
