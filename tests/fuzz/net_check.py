@@ -354,6 +354,7 @@ def check(net: Net, counts: Counts | None = None, ours: bool = True) -> Failure 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
+            net.arguments(0)
             eager = net.make()
         except Exception as error:
             raise NotANetError(f"{type(error).__name__}: {error}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import math
 import random
+import re
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 LARGEST = 6000  # elements of a value
+_NUMBER = re.compile(r"(?<![\w.])\d+(?![\w.])")
 EXECUTORS = ("prepared", "legacy", "simple", "profiling", "profiling-no-fusion")
 
 
@@ -221,8 +223,11 @@ def draw_net(seed: int, executor: str = "prepared", precision: str = "fp32") -> 
             if d.chance(0.6 if used[name] == 1 else 0.15) and len(outputs) < 4:
                 outputs.append(name)
         calls = [example]
-        calls.extend(_variant(d, sizes, example) for _ in range(r.randint(2, 5)))
+        variants = (_variant(d, sizes, example) for _ in range(r.randint(2, 5)))
+        calls.extend(texts for texts in variants if d.run(f"[{', '.join(texts)}]"))
         calls.append(example)
+    if method == "script" and d.chance(0.12):
+        _spoil(d)
     if executor == "all":
         executor = r.choice(EXECUTORS)
     options: dict[str, Any] = {"warmup": "off", "intra_op_threads": 1}
@@ -240,6 +245,32 @@ def draw_net(seed: int, executor: str = "prepared", precision: str = "fp32") -> 
     return Net(
         seed, d.parts, d.lines, inputs, outputs, calls, method, options, d.stateful
     ).without_unused()
+
+
+def _spoil(d: Drawing) -> None:
+    """One number in a call of the code is another: eager takes it, or refuses it."""
+    r = d.random
+    places = [
+        (line, match) for line in d.lines for match in _NUMBER.finditer(line.text) if not line.body
+    ]
+    parts = [
+        (name, match)
+        for name, made in d.parts.items()
+        if made.startswith("nn.") and "Parameter" not in made
+        for match in _NUMBER.finditer(made)
+    ]
+
+    def spoilt(text: str, match: re.Match[str]) -> str:
+        number = int(match.group())
+        other = r.choice((0, -1, number + 1, 2 * number, 1, 3))
+        return text[: match.start()] + str(other) + text[match.end() :]
+
+    if parts and (not places or d.chance(0.5)):
+        name, match = r.choice(parts)
+        d.parts[name] = spoilt(d.parts[name], match)
+    elif places:
+        line, match = r.choice(places)
+        line.text = spoilt(line.text, match)
 
 
 def size(r: random.Random) -> int:
