@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import math
 import random
 import re
@@ -216,12 +215,13 @@ def draw_net(seed: int, executor: str = "prepared", precision: str = "fp32") -> 
         made = [name for name in d.names if name not in inputs]
         if not made:
             return None
-        outputs = [made[-1]]
-        code = " ".join(text for line in d.lines for text in line.source(""))
-        used = collections.Counter(names_in(code))
-        for name in made[-2::-1]:  # what nothing else reads, and some more
-            if d.chance(0.6 if used[name] == 1 else 0.15) and len(outputs) < 4:
-                outputs.append(name)
+        d.lines = [
+            Line(line.text, _alive(line.body, set(d.names)), _alive(line.orelse, set(d.names)))
+            for line in d.lines
+        ]
+        outputs = [name for name in made if _unread(name, d.lines)] or made[-1:]
+        if d.chance(0.3):
+            outputs.append(r.choice(made))
         calls = [example]
         variants = (_variant(d, sizes, example) for _ in range(r.randint(2, 5)))
         calls.extend(texts for texts in variants if d.run(f"[{', '.join(texts)}]"))
@@ -245,6 +245,32 @@ def draw_net(seed: int, executor: str = "prepared", precision: str = "fp32") -> 
     return Net(
         seed, d.parts, d.lines, inputs, outputs, calls, method, options, d.stateful
     ).without_unused()
+
+
+def _mentions(name: str, lines: list[Line]) -> list[str]:
+    """The statements that name a value, in order; those that want its size only do not count."""
+    code = (text.strip() for line in lines for text in line.source(""))
+    return [text for text in code if name in names_in(text) and not text.startswith("n")]
+
+
+def _unread(name: str, lines: list[Line]) -> bool:
+    """Whether no value is made of it: whoever runs the code may leave it out."""
+    last = _mentions(name, lines)[-1]
+    left, equals, _ = last.partition(" = ")
+    return not last.endswith(":") and (not equals or name in names_in(left))
+
+
+def _alive(block: list[Line], read: set[str]) -> list[Line]:
+    """What is in a loop or branch, without what it computes and nobody reads."""
+    alive: list[Line] = []
+    for line in reversed(block):
+        left, equals, _ = line.text.partition(" = ")
+        if equals and "[" not in left and not line.body and not read & set(names_in(left)):
+            continue
+        read = read.union(*(names_in(text) for text in line.source("")))
+        body, orelse = _alive(line.body, read), _alive(line.orelse, read)
+        alive.insert(0, Line(line.text, body, orelse))
+    return alive
 
 
 def _spoil(d: Drawing) -> None:
