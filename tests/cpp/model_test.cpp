@@ -527,9 +527,7 @@ TEST(ModelTest, OptimisedConvolutionComputesTheSame) {
   check_convolution(1, "own kernels, weights packed, for 1 convolution");
 }
 
-TEST(ModelTest, ConvolutionWithGroupsIsTorchsToOptimise) {
-  check_convolution(2, "optimised for inference");
-}
+TEST(ModelTest, ConvolutionWithSmallGroupsStaysTorchs) { check_convolution(2, "frozen"); }
 
 }  // namespace
 }  // namespace ts_infer

@@ -65,7 +65,7 @@ def test_equals_eager_without_a_pass(
         with torch.inference_mode():
             torch.testing.assert_close(model(x), module(x), rtol=1e-5, atol=1e-5)
     for name, what in KERNELS.items():
-        if disabled in [(), ("optimize-for-inference",), (name,)]:
+        if disabled in [(), (name,)]:
             assert uses_own_kernels(model, what) == (name not in disabled)
     for name in disabled:
         assert f"pass {name} left out: disabled" in model.info().decisions

@@ -295,10 +295,10 @@ TS_INFER_API std::vector<std::string> executors();
 
 /// The optimising passes that load() runs, in their order:
 /// "freeze": weights become constants of the code, without which the others find little to do;
-/// "optimize-for-inference": torch's own, on a graph with convolutions that the pass of that name
-/// leaves; "fold": constants folded, common subexpressions computed once; and, on the host, own
-/// kernels from packed weights for "convolution", "recurrent", "linear", and "attention", which
-/// includes the layers of transformers' encoders.
+/// "fold": constants folded, common subexpressions computed once;
+/// and, on the host, own kernels from packed weights for
+/// "convolution", "recurrent", "linear", and
+/// "attention", which includes the layers of transformers' encoders.
 TS_INFER_API std::vector<std::string> passes();
 
 /// The devices that this process can use: "cpu", "cuda:0", …

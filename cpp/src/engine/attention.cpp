@@ -4,6 +4,7 @@
 #include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/runtime/custom_operator.h>
 
+#include <atomic>
 #include <cmath>
 #include <limits>
 #include <optional>
@@ -61,6 +62,15 @@ bool fits(const Attention& a) {
          (is_mask || is_float_on_host(*a.mask));
 }
 
+/// Whether no number is NaN or infinite.
+bool is_finite(const float* numbers, std::int64_t count) {
+  float sum = 0;
+  for (std::int64_t i = 0; i < count; ++i) sum += numbers[i] * 0.0F;
+  return sum == 0.0F;
+}
+
+/// Undefined where an output is NaN or infinite: which ones are so depends on how torch goes about
+/// keys that are masked.
 at::Tensor run_own(const Attention& a) {
   const at::Tensor query = heads_of(a.query);
   const at::Tensor key = heads_of(a.key);
@@ -113,6 +123,7 @@ at::Tensor run_own(const Attention& a) {
   const float* masks = mask.defined() ? mask.const_data_ptr<float>() : nullptr;
   float* outputs = output.mutable_data_ptr<float>();
   float* scratches = scratch.mutable_data_ptr<float>();
+  std::atomic<bool> finite{true};
   const std::int64_t products = kernel.queries * kernel.keys * (kernel.width + kernel.value_width);
   at::parallel_for(0, heads, parts(kGrain, products), [&](auto begin, auto end) {
     AttentionKernel head = kernel;
@@ -126,9 +137,12 @@ at::Tensor run_own(const Attention& a) {
           outputs + (interleaved ? i / outer * output.stride(0) + i % outer * output.stride(1)
                                  : i * kernel.queries * kernel.value_width);
       run(head);
+      for (std::int64_t query = 0; query < head.queries; ++query) {
+        if (!is_finite(head.output + query * head.output_row, head.value_width)) finite = false;
+      }
     }
   });
-  return output;
+  return finite ? output : at::Tensor();
 }
 
 void attend(Stack& stack) {
@@ -141,7 +155,9 @@ void attend(Stack& stack) {
   a.value = torch::jit::pop(stack).toTensor();
   a.key = torch::jit::pop(stack).toTensor();
   a.query = torch::jit::pop(stack).toTensor();
-  torch::jit::push(stack, fits(a) ? run_own(a) : run_torchs(a));
+  at::Tensor result;
+  if (fits(a)) result = run_own(a);
+  torch::jit::push(stack, result.defined() ? result : run_torchs(a));
 }
 
 const torch::jit::RegisterOperators kAttentionOperator({torch::jit::Operator(

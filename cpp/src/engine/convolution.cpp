@@ -85,17 +85,13 @@ const torch::jit::RegisterOperators kConvolutionOperator({torch::jit::Operator(
     c10::AliasAnalysisKind::PURE_FUNCTION)});
 const auto kConvolution = c10::Symbol::fromQualString("ts_infer::convolution");
 
-bool is_convolution(const Node* node) {
-  const std::string kind = node->kind().toQualString();
-  return kind.find("aten::") == 0 && kind.find("conv") != std::string::npos;
-}
-
-/// Of one or two numbers, for as many dimensions.
+/// One for each dimension, or one for all.
 std::optional<std::vector<std::int64_t>> numbers(torch::jit::Value* value, std::int64_t dims) {
   const auto constant = torch::jit::toIValue(value);
   if (!constant || !constant->isIntList()) return std::nullopt;
   std::vector<std::int64_t> list = constant->toIntVector();
-  if (static_cast<std::int64_t>(list.size()) != dims) list.assign(dims, list.at(0));
+  if (list.size() == 1) list.assign(dims, list[0]);
+  if (static_cast<std::int64_t>(list.size()) != dims) return std::nullopt;
   return list;
 }
 
@@ -155,7 +151,7 @@ std::pair<Node*, torch::jit::Value*> only_sum(torch::jit::Value* value) {
   return {user, user->input(0) == value ? user->input(1) : user->input(0)};
 }
 
-bool pack_convolution(Node* node, const torch::jit::AliasDb& aliases, bool bfloat16) {
+bool pack_convolution(Node* node, torch::jit::AliasDb& aliases, bool bfloat16) {
   const auto parameters = parameters_of(node);
   if (!parameters) return false;
   torch::jit::Value* input = node->namedInput("input");
@@ -169,7 +165,7 @@ bool pack_convolution(Node* node, const torch::jit::AliasDb& aliases, bool bfloa
   }
   const auto [user, activation] = only_activation(last->output());
   if (user) last = user;
-  Node* packed = replace(place, last, "ts_infer::convolution", inputs);
+  Node* packed = replace(place, last, "ts_infer::convolution", inputs, &aliases);
   put_into(packed, *parameters);
   packed->i_(kBehind, static_cast<std::int64_t>(activation));
   packed->i_(kTakesBfloat16, bfloat16);
@@ -295,21 +291,19 @@ void give_bfloat16(torch::jit::Block* block, const torch::jit::AliasDb& aliases)
 
 }  // namespace
 
-bool packs_all_convolutions(const torch::jit::Graph& graph) {
-  return any_node(graph.block(), is_convolution) && !any_node(graph.block(), [](const Node* node) {
-           // What torch's own passes converted for oneDNN stays so.
-           const std::string kind = node->kind().toQualString();
-           return kind.find("mkldnn") != std::string::npos ||
-                  (is_convolution(node) && !parameters_of(node));
-         });
-}
-
 int pack_convolutions(std::shared_ptr<torch::jit::Graph>& graph, bool bfloat16) {
+  const bool takes_any =
+      any_node(graph->block(), [](const Node* node) { return parameters_of(node).has_value(); });
+  // What was converted to oneDNN's layout when it was saved stays so.
+  const bool has_onednn = any_node(graph->block(), [](const Node* node) {
+    return std::string(node->kind().toQualString()).find("mkldnn") != std::string::npos;
+  });
+  if (!takes_any || has_onednn) return 0;
   torch::jit::FoldFrozenConvBatchnorm(graph);
   torch::jit::FoldFrozenConvAddOrSub(graph);
   torch::jit::FoldFrozenConvMulOrDiv(graph);
   torch::jit::RemoveTensorMutation(graph);
-  const torch::jit::AliasDb aliases(graph);
+  torch::jit::AliasDb aliases(graph);
   const int count = change_nodes(
       graph->block(), [&](Node* node) { return pack_convolution(node, aliases, bfloat16); });
   torch::jit::EliminateDeadCode(graph);

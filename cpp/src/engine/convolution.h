@@ -6,10 +6,6 @@
 
 namespace ts_infer {
 
-/// Whether pack_convolutions() takes every convolution of a graph, inner blocks included, and there
-/// is one.
-bool packs_all_convolutions(const torch::jit::Graph& graph);
-
 /// Has every convolution over one or two dimensions that PackedConvolution takes, and whose weights
 /// are float32 constants on the host, computed by kernels.h; returns how many. Batch norms, sums
 /// and scales behind them go into the weights, a sum with another tensor and a activation behind

@@ -4,6 +4,8 @@
 #include <cstring>
 #include <limits>
 
+#include "engine/vector_math.h"
+
 // The loops below are compiled for each of these, and the processor at hand chooses once.
 #if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__)
 #include <immintrin.h>
@@ -16,141 +18,35 @@
 #define TS_INFER_AVX512
 #define TS_INFER_AVX2
 #endif
-#define TS_INFER_INLINE inline __attribute__((always_inline))
+#define TS_INFER_NOINLINE __attribute__((noinline))
 
 namespace ts_infer {
 namespace {
 
-/// What one register of a processor holds.
+/// Several activations. Not inlined: it would stand in each of the many forms that a product has.
 template <int Lanes>
-struct Vector {
-  using Floats __attribute__((vector_size(Lanes * sizeof(float)))) = float;
-  using Integers __attribute__((vector_size(Lanes * sizeof(float)))) = std::int32_t;
-  using Halves __attribute__((vector_size(Lanes * sizeof(float) / 2))) = std::uint16_t;
-};
+void activate(Activation activation, Floats<Lanes>* values, int count);
 
 template <int Lanes>
-using Floats = typename Vector<Lanes>::Floats;
-
-// Vectors are handed over by reference: how they are returned depends on the processor.
-
-template <typename V, typename Number>
-TS_INFER_INLINE void load(const Number* from, V& to) {
-  std::memcpy(&to, from, sizeof(to));
+TS_INFER_INLINE void activate_each(Activation activation, Floats<Lanes>* values, int count) {
+  for (int i = 0; i < count; ++i) activate<Lanes>(activation, values[i]);
 }
 
-template <typename V, typename Number>
-TS_INFER_INLINE void store(const V& from, Number* to) {
-  std::memcpy(to, &from, sizeof(from));
+template <>
+TS_INFER_AVX512 TS_INFER_NOINLINE void activate<16>(Activation activation, Floats<16>* values,
+                                                    int count) {
+  activate_each<16>(activation, values, count);
 }
 
-/// The first `count` numbers, then zeros; all of them is the fast case.
-template <typename V, typename Number>
-TS_INFER_INLINE void load(const Number* from, std::int64_t count, V& to) {
-  if (count * sizeof(Number) == sizeof(V)) return load(from, to);
-  V some = {};
-  std::memcpy(&some, from, count * sizeof(Number));
-  to = some;
+template <>
+TS_INFER_AVX2 TS_INFER_NOINLINE void activate<8>(Activation activation, Floats<8>* values,
+                                                 int count) {
+  activate_each<8>(activation, values, count);
 }
 
-template <typename V, typename Number>
-TS_INFER_INLINE void store(const V& from, std::int64_t count, Number* to) {
-  if (count * sizeof(Number) == sizeof(V)) return store(from, to);
-  const V some = from;
-  std::memcpy(to, &some, count * sizeof(Number));
-}
-
-/// x becomes e^x, to 2 units in the last place; the method and the polynomial are Cephes' expf.
-template <int Lanes>
-TS_INFER_INLINE void exponential(typename Vector<Lanes>::Floats& x) {
-  using V = Floats<Lanes>;
-  const V low = V{} - 87.0F;
-  const V high = V{} + 88.0F;
-  x = x < low ? low : x;
-  x = x > high ? high : x;
-  // Adding 1.5 * 2^23 rounds to an integer, which then stands in the low bits.
-  const V rounded = x * 1.44269504F + 12582912.0F;
-  const V whole = rounded - 12582912.0F;
-  const V rest = (x - whole * 0.693359375F) + whole * 2.12194440e-4F;
-  V sum = rest * 1.9875691500e-4F + 1.3981999507e-3F;
-  sum = sum * rest + 8.3334519073e-3F;
-  sum = sum * rest + 4.1665795894e-2F;
-  sum = sum * rest + 1.6666665459e-1F;
-  sum = sum * rest + 5.0000001201e-1F;
-  sum = sum * rest * rest + rest + 1.0F;
-  typename Vector<Lanes>::Integers bits;
-  std::memcpy(&bits, &rounded, sizeof(bits));
-  bits = (bits << 23) + (127 << 23);
-  V power;
-  std::memcpy(&power, &bits, sizeof(power));
-  x = sum * power;
-}
-
-template <int Lanes>
-TS_INFER_INLINE void sigmoid(typename Vector<Lanes>::Floats& x) {
-  x = -x;
-  exponential<Lanes>(x);
-  x = 1.0F / (1.0F + x);
-}
-
-template <int Lanes>
-TS_INFER_INLINE void hyperbolic_tangent(typename Vector<Lanes>::Floats& x) {
-  x = 2.0F * x;
-  exponential<Lanes>(x);
-  x = 1.0F - 2.0F / (1.0F + x);
-}
-
-template <int Lanes>
-TS_INFER_INLINE void gelu(typename Vector<Lanes>::Floats& x) {
-  using V = Floats<Lanes>;
-  // Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26.
-  const V z = (x < 0.0F ? -x : x) * 0.70710678F;
-  const V t = 1.0F / (1.0F + 0.3275911F * z);
-  V sum = t * 1.061405429F - 1.453152027F;
-  sum = sum * t + 1.421413741F;
-  sum = sum * t - 0.284496736F;
-  sum = sum * t + 0.254829592F;
-  V power = -z * z;
-  exponential<Lanes>(power);
-  const V tail = sum * t * power;  // 1 - erf(z)
-  x = 0.5F * x * (x < 0.0F ? tail : 2.0F - tail);
-}
-
-template <int Lanes>
-TS_INFER_INLINE void gelu_tanh(typename Vector<Lanes>::Floats& x) {
-  using V = Floats<Lanes>;
-  V inner = 0.79788456F * (x + 0.044715F * x * x * x);
-  hyperbolic_tangent<Lanes>(inner);
-  x = 0.5F * x * (1.0F + inner);
-}
-
-template <int Lanes>
-TS_INFER_INLINE void silu(typename Vector<Lanes>::Floats& x) {
-  Floats<Lanes> gate = x;
-  sigmoid<Lanes>(gate);
-  x *= gate;
-}
-
-template <int Lanes>
-TS_INFER_INLINE void activate(Activation activation, typename Vector<Lanes>::Floats& x) {
-  using V = Floats<Lanes>;
-  switch (activation) {
-    case Activation::kNone:
-      return;
-    case Activation::kRelu:
-      x = x < 0.0F ? V{} : x;  // NaN stays NaN
-      return;
-    case Activation::kGelu:
-      return gelu<Lanes>(x);
-    case Activation::kGeluTanh:
-      return gelu_tanh<Lanes>(x);
-    case Activation::kSilu:
-      return silu<Lanes>(x);
-    case Activation::kSigmoid:
-      return sigmoid<Lanes>(x);
-    case Activation::kTanh:
-      return hyperbolic_tangent<Lanes>(x);
-  }
+template <>
+TS_INFER_NOINLINE void activate<4>(Activation activation, Floats<4>* values, int count) {
+  activate_each<4>(activation, values, count);
 }
 
 /// One step of `Rows` sequences and of as many units, from `unit`, as a vector has lanes.
@@ -185,30 +81,39 @@ TS_INFER_INLINE void step(const RecurrentKernel& s, std::int64_t unit, const flo
     }
   }
   const std::int64_t units = std::min<std::int64_t>(Lanes, s.hidden - unit);
+  V open[Rows][kGates - 1];  // all gates but the new one
+  V fresh[Rows];             // what the new one lets in; of a GRU, once the others are known
   for (int r = 0; r < Rows; ++r) {
-    V h;
+    open[r][0] = sum[r][0];
+    open[r][1] = sum[r][1];
     if constexpr (kCell == Cell::kLstm) {
-      float* cells = s.cells + (r * blocks_of(s.hidden) + block) * kBlock + lane;
-      V c;
-      load(cells, c);
-      sigmoid<Lanes>(sum[r][0]);
-      sigmoid<Lanes>(sum[r][1]);
-      hyperbolic_tangent<Lanes>(sum[r][2]);
-      sigmoid<Lanes>(sum[r][3]);
-      c = sum[r][1] * c + sum[r][0] * sum[r][2];
-      store(c, cells);
-      h = c;
-      hyperbolic_tangent<Lanes>(h);
-      h *= sum[r][3];
-    } else {
-      load(before + r * before_row + unit, units, h);
-      sigmoid<Lanes>(sum[r][0]);
-      sigmoid<Lanes>(sum[r][1]);
-      V fresh = added[r] + sum[r][0] * sum[r][2];
-      hyperbolic_tangent<Lanes>(fresh);
-      h = (h - fresh) * sum[r][1] + fresh;
+      open[r][2] = sum[r][3];
+      fresh[r] = sum[r][2];
     }
-    store(h, units, after + r * s.output_row + unit);
+  }
+  activate<Lanes>(Activation::kSigmoid, open[0], Rows * (kGates - 1));
+  if constexpr (kCell == Cell::kLstm) {
+    activate<Lanes>(Activation::kTanh, fresh, Rows);
+    V h[Rows];
+    for (int r = 0; r < Rows; ++r) {
+      float* cells = s.cells + (r * blocks_of(s.hidden) + block) * kBlock + lane;
+      load(cells, h[r]);
+      h[r] = open[r][1] * h[r] + open[r][0] * fresh[r];
+      store(h[r], cells);
+    }
+    activate<Lanes>(Activation::kTanh, h, Rows);
+    for (int r = 0; r < Rows; ++r) {
+      store(h[r] * open[r][2], units, after + r * s.output_row + unit);
+    }
+  } else {
+    for (int r = 0; r < Rows; ++r) fresh[r] = added[r] + open[r][0] * sum[r][2];
+    activate<Lanes>(Activation::kTanh, fresh, Rows);
+    for (int r = 0; r < Rows; ++r) {
+      V h;
+      load(before + r * before_row + unit, units, h);
+      h = (h - fresh[r]) * open[r][1] + fresh[r];
+      store(h, units, after + r * s.output_row + unit);
+    }
   }
 }
 
@@ -419,11 +324,10 @@ TS_INFER_INLINE void multiply(const Kernel& l, const Source& source, std::int64_
     }
   }
   if (l.activation > Activation::kRelu) {
-    // One copy of their code for all sums: an index that varies would keep these in memory.
+    // A copy: an address taken would keep the sums themselves in memory.
     V some[Rows * Vectors];
     for (int i = 0; i < Rows * Vectors; ++i) some[i] = sum[i / Vectors][i % Vectors];
-#pragma GCC unroll 1
-    for (int i = 0; i < Rows * Vectors; ++i) activate<Lanes>(l.activation, some[i]);
+    activate<Lanes>(l.activation, some, Rows * Vectors);
     for (int i = 0; i < Rows * Vectors; ++i) sum[i / Vectors][i % Vectors] = some[i];
   }
   for (int v = 0; v < Vectors; ++v) {
@@ -460,11 +364,14 @@ TS_INFER_INLINE void multiply_depthwise(const ConvolutionRows& source, std::int6
         sum[r] += x * column;
       }
     }
+    for (int r = 0; r < Rows && l.added.first; ++r) {
+      add<Lanes>(l.added.from((row + r) * l.output_pixel + first), count, sum[r]);
+    }
+    V some[Rows];
+    for (int r = 0; r < Rows; ++r) some[r] = sum[r];
+    if (l.activation != Activation::kNone) activate<Lanes>(l.activation, some, Rows);
     for (int r = 0; r < Rows; ++r) {
-      const std::int64_t at = (row + r) * l.output_pixel + first;
-      if (l.added.first) add<Lanes>(l.added.from(at), count, sum[r]);
-      activate<Lanes>(l.activation, sum[r]);
-      store<Lanes>(sum[r], count, l.output.from(at));
+      store<Lanes>(some[r], count, l.output.from((row + r) * l.output_pixel + first));
     }
   }
 }
@@ -610,10 +517,8 @@ TS_INFER_INLINE void softmax(const AttentionKernel& a, std::int64_t query, float
   for (std::int64_t k = 0; k < padded(a.keys); k += Lanes) {
     V x;
     load(scores + k, x);
-    const V shifted = x - top;
-    x = shifted;
+    x -= top;
     exponential<Lanes>(x);
-    x = shifted <= -87.0F ? V{} : x;  // NaN stays NaN
     total += x;
     store(x, scores + k);
   }
@@ -705,22 +610,6 @@ TS_INFER_INLINE void run_any(const RecurrentKernel& recurrent) {
   run_cells<Lanes, Cell::kGru>(recurrent);
 }
 
-enum class Processor { kAny, kAvx2, kAvx512, kAvx512Bf16 };
-
-Processor processor() {
-#if TS_INFER_PROCESSORS
-  static const Processor kHere = [] {
-    if (__builtin_cpu_supports("x86-64-v4")) {
-      return __builtin_cpu_supports("avx512bf16") ? Processor::kAvx512Bf16 : Processor::kAvx512;
-    }
-    return __builtin_cpu_supports("x86-64-v3") ? Processor::kAvx2 : Processor::kAny;
-  }();
-  return kHere;
-#else
-  return Processor::kAny;
-#endif
-}
-
 TS_INFER_AVX512 void run_avx512(const LinearKernel& linear) { run_any<16, 4>(linear); }
 TS_INFER_AVX512 void run_avx512(const Pixels& pixels) { run_any<16, 4>(pixels); }
 TS_INFER_AVX512 void run_avx512(const AttentionKernel& attention) { run_any<16, 4>(attention); }
@@ -742,37 +631,34 @@ void run_here(const RecurrentKernel& recurrent) { run_any<4>(recurrent); }
 void run_here(const InterleaveKernel& line) { run_any<4>(line); }
 
 template <typename Kernel>
-void choose(const Kernel& kernel) {
-  switch (processor()) {
-    case Processor::kAvx512:
-    case Processor::kAvx512Bf16:
+void run_on(InstructionSet set, const Kernel& kernel) {
+  switch (set) {
+    case InstructionSet::kAvx512:
+    case InstructionSet::kAvx512Bfloat16:
       return run_avx512(kernel);
-    case Processor::kAvx2:
+    case InstructionSet::kAvx2:
       return run_avx2(kernel);
-    case Processor::kAny:
+    case InstructionSet::kPortable:
       return run_here(kernel);
   }
 }
 
 }  // namespace
 
-bool many_rows_are_fast() { return processor() != Processor::kAny; }
-
-bool has_bfloat16_products() { return processor() == Processor::kAvx512Bf16; }
-
-void run(const LinearKernel& linear) {
+void run(const LinearKernel& linear, InstructionSet set) {
 #if TS_INFER_PROCESSORS
   if (linear.bfloat16) return run_bfloat16(linear);
 #endif
-  choose(linear);
+  run_on(set, linear);
 }
 
-void run(const ConvolutionKernel& convolution, std::int64_t begin, std::int64_t end) {
+void run(const ConvolutionKernel& convolution, std::int64_t begin, std::int64_t end,
+         InstructionSet set) {
   const Pixels pixels = {convolution, begin, end};
 #if TS_INFER_PROCESSORS
   if (convolution.bfloat16) return run_bfloat16(pixels);
 #endif
-  choose(pixels);
+  run_on(set, pixels);
 }
 
 std::int64_t scratch_size(const AttentionKernel& a) {
@@ -780,10 +666,10 @@ std::int64_t scratch_size(const AttentionKernel& a) {
          std::max(padded(a.keys), padded(a.value_width));
 }
 
-void run(const AttentionKernel& attention) { choose(attention); }
+void run(const AttentionKernel& attention, InstructionSet set) { run_on(set, attention); }
 
-void run(const RecurrentKernel& recurrent) { choose(recurrent); }
+void run(const RecurrentKernel& recurrent, InstructionSet set) { run_on(set, recurrent); }
 
-void run(const InterleaveKernel& line) { choose(line); }
+void run(const InterleaveKernel& line, InstructionSet set) { run_on(set, line); }
 
 }  // namespace ts_infer

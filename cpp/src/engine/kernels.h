@@ -3,12 +3,15 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "engine/instruction_set.h"
+
 namespace ts_infer {
 
 // Kernels that run on the calling thread, for the processor at hand. All numbers are float32,
 // strides are in elements. Input and weights of a product may be of bfloat16 instead, where two
 // that follow each other take the place of one float32, in sizes and strides too. Sums are float32;
-// an output may be rounded to bfloat16.
+// an output may be rounded to bfloat16. Functions such as tanh are within 4 units in the last place
+// (vector_math.h).
 
 /// Weights are packed in blocks of this many outputs, the last one padded with zeros.
 constexpr std::int64_t kBlock = 16;
@@ -18,17 +21,10 @@ constexpr std::int64_t kRowsAtOnce = 4;
 
 constexpr std::int64_t blocks_of(std::int64_t outputs) { return (outputs + kBlock - 1) / kBlock; }
 
-/// Whether products of many rows are faster here than a library's: the processor has AVX2 or
-/// AVX-512.
-bool many_rows_are_fast();
-
-/// Whether there are products of bfloat16: the processor has AVX512_BF16.
-bool has_bfloat16_products();
-
 enum class Activation : std::int64_t {
   kNone,
   kRelu,
-  kGelu,      // x / 2 (1 + erf(x / sqrt(2))), where erf differs from the exact one by at most 2e-7
+  kGelu,      // x / 2 (1 + erf(x / sqrt(2)))
   kGeluTanh,  // its approximation by tanh, as torch's
   kSilu,      // x sigmoid(x)
   kSigmoid,
@@ -65,7 +61,7 @@ struct LinearKernel {
   bool bfloat16 = false;  // input and weights
 };
 
-void run(const LinearKernel& linear);
+void run(const LinearKernel& linear, InstructionSet set = instruction_set());
 
 /// The kernel of a depthwise convolution has at most so many places.
 constexpr std::int64_t kMostDepthwiseTaps = 64;
@@ -93,7 +89,8 @@ struct ConvolutionKernel {
 };
 
 /// The pixels [begin, end) of the output, counted line by line.
-void run(const ConvolutionKernel& convolution, std::int64_t begin, std::int64_t end);
+void run(const ConvolutionKernel& convolution, std::int64_t begin, std::int64_t end,
+         InstructionSet set = instruction_set());
 
 /// A line of an image, whose channels are brought together.
 struct InterleaveKernel {
@@ -107,7 +104,7 @@ struct InterleaveKernel {
 
 constexpr std::int64_t kMostOfPixel = 64;
 
-void run(const InterleaveKernel& line);
+void run(const InterleaveKernel& line, InstructionSet set = instruction_set());
 
 /// One head: output = softmax(scale queries keys^T + mask) values, with zeros for a query whose
 /// scores are all -infinity.
@@ -130,7 +127,7 @@ struct AttentionKernel {
 };
 
 std::int64_t scratch_size(const AttentionKernel& attention);
-void run(const AttentionKernel& attention);
+void run(const AttentionKernel& attention, InstructionSet set = instruction_set());
 
 enum class Cell : std::int64_t { kLstm, kGru };
 
@@ -141,7 +138,6 @@ constexpr std::int64_t gates_of(Cell cell) { return cell == Cell::kLstm ? 4 : 3;
 ///
 /// LSTM: i, f, o = sigmoid(gates + W h); g = tanh(gates + W h); c = f c + i g; h = o tanh(c).
 /// GRU: r, z = sigmoid(gates + W h); n = tanh(gates + r (W h + bias)); h = (1 - z) n + z h.
-/// tanh and sigmoid differ from the exact ones by no more than 2e-7.
 struct RecurrentKernel {
   Cell cell;
   std::int64_t rows;   // sequences, 1 to kRowsAtOnce
@@ -160,6 +156,6 @@ struct RecurrentKernel {
   std::int64_t output_row, output_step;
 };
 
-void run(const RecurrentKernel& recurrent);
+void run(const RecurrentKernel& recurrent, InstructionSet set = instruction_set());
 
 }  // namespace ts_infer

@@ -91,6 +91,20 @@ void run_images(ConvolutionKernel kernel, const at::Tensor& input, std::int64_t 
 }  // namespace
 
 bool PackedConvolution::takes(const ConvolutionParameters& p) {
+  // What cannot be right at all is torch's to refuse.
+  const auto all_at_least = [](const std::vector<std::int64_t>& list, std::int64_t least) {
+    return std::all_of(list.begin(), list.end(), [&](std::int64_t n) { return n >= least; });
+  };
+  if (p.groups < 1 || !all_at_least(p.stride, 1) || !all_at_least(p.dilation, 1) ||
+      !all_at_least(p.padding, 0) || !all_at_least(p.output_padding, 0) ||
+      p.weight.size(0) % p.groups != 0) {
+    return false;
+  }
+  const std::int64_t outputs = p.transposed ? p.weight.size(1) * p.groups : p.weight.size(0);
+  if (p.bias && p.bias->sizes() != at::IntArrayRef(outputs)) return false;
+  for (std::size_t axis = 0; p.transposed && axis < p.stride.size(); ++axis) {
+    if (p.output_padding[axis] >= std::max(p.stride[axis], p.dilation[axis])) return false;
+  }
   if (p.groups == 1) return true;
   if (p.transposed) return false;
   if (is_depthwise(p)) return p.weight.numel() / p.groups <= kMostDepthwiseTaps;
@@ -246,11 +260,12 @@ at::Tensor PackedConvolution::run_own(const at::Tensor& given, const at::Tensor&
   const std::int64_t width = output_size(1, planes.size(3));
   const c10::DimVector sizes = {input.size(0), outputs, height, width};
   const bool in_phases = parameters_.transposed && (stride_[0] > 1 || stride_[1] > 1);
-  const at::Tensor all_added = added.defined() && !plane() ? added.unsqueeze(2) : added;
-  const bool same =
-      added.defined() && !in_phases && takes_type(added) && all_added.sizes() == sizes;
-  const at::Tensor addend = same ? all_added.contiguous(last) : at::Tensor();
-  const bool later = added.defined() && !same;
+  at::Tensor addend;
+  if (added.defined() && added.dim() == given.dim() && !in_phases && takes_type(added)) {
+    const at::Tensor all = plane() ? added : added.unsqueeze(2);
+    if (all.sizes() == sizes) addend = all.contiguous(last);
+  }
+  const bool later = added.defined() && !addend.defined();
   const at::ScalarType type = precision_.bfloat16_output && !later ? at::kBFloat16 : at::kFloat;
   at::Tensor output = at::empty(sizes, given.options().dtype(type).memory_format(last));
   const at::Tensor result = plane() ? output : output.squeeze(2);

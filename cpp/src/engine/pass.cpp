@@ -27,7 +27,8 @@ int change_nodes(torch::jit::Block* block, const std::function<bool(torch::jit::
 }
 
 torch::jit::Node* replace(torch::jit::Node* place, torch::jit::Node* last, const char* kind,
-                          const std::vector<torch::jit::Value*>& inputs) {
+                          const std::vector<torch::jit::Value*>& inputs,
+                          torch::jit::AliasDb* aliases) {
   torch::jit::Node* ours = place->owningGraph()->create(c10::Symbol::fromQualString(kind), inputs,
                                                         last->outputs().size());
   ours->insertBefore(place);
@@ -35,6 +36,7 @@ torch::jit::Node* replace(torch::jit::Node* place, torch::jit::Node* last, const
   ours->setScope(place->scope());
   for (std::size_t i = 0; i < last->outputs().size(); ++i) {
     ours->output(i)->setType(last->output(i)->type());
+    if (aliases) aliases->replaceWithNewValue(last->output(i), ours->output(i));
   }
   last->replaceAllUsesWith(ours);
   if (last != place) last->destroy();
@@ -44,6 +46,7 @@ torch::jit::Node* replace(torch::jit::Node* place, torch::jit::Node* last, const
 std::pair<torch::jit::Node*, Activation> only_activation(torch::jit::Value* value) {
   if (value->uses().size() != 1) return {nullptr, Activation::kNone};
   torch::jit::Node* user = value->uses()[0].user;
+  if (user->owningBlock() != value->node()->owningBlock()) return {nullptr, Activation::kNone};
   if (user->matches("aten::gelu(Tensor self, *, str approximate='none') -> Tensor")) {
     const auto how = torch::jit::constant_as<std::string>(user->namedInput("approximate"));
     if (how == "none") return {user, Activation::kGelu};

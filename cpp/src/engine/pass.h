@@ -1,6 +1,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <torch/csrc/jit/ir/alias_analysis.h>
 #include <torch/csrc/jit/ir/ir.h>
 
 #include <functional>
@@ -26,11 +27,13 @@ bool any_node(const torch::jit::Block* block,
 int change_nodes(torch::jit::Block* block, const std::function<bool(torch::jit::Node*)>& change);
 
 /// Puts a new node before `place`, whose outputs take the place of those of `last`, which is
-/// destroyed if it is another node.
+/// destroyed if it is another node. `aliases`, if given, learn what the new outputs are.
 torch::jit::Node* replace(torch::jit::Node* place, torch::jit::Node* last, const char* kind,
-                          const std::vector<torch::jit::Value*>& inputs);
+                          const std::vector<torch::jit::Value*>& inputs,
+                          torch::jit::AliasDb* aliases = nullptr);
 
-/// The activation that is the only use of a value, or nullptr and kNone.
+/// The activation that is the only use of a value, in the block where the value is made, or nullptr
+/// and kNone. One within a loop may run many times, or not at all.
 std::pair<torch::jit::Node*, Activation> only_activation(torch::jit::Value* value);
 
 /// The activation by torch's operators, in place.

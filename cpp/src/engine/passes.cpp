@@ -9,8 +9,7 @@
 namespace ts_infer {
 
 std::vector<std::string> passes() {
-  return {"freeze",   "optimize-for-inference", "fold", "convolution", "recurrent", "linear",
-          "attention"};
+  return {"freeze", "fold", "convolution", "recurrent", "linear", "attention"};
 }
 
 PassSelection::PassSelection(const LoadOptions& options) {

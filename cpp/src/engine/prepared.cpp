@@ -19,6 +19,7 @@
 
 #include "engine/attention.h"
 #include "engine/convolution.h"
+#include "engine/instruction_set.h"
 #include "engine/linear.h"
 #include "engine/precision.h"
 #include "engine/recurrent.h"
@@ -32,8 +33,7 @@ void use_own_kernels(std::shared_ptr<torch::jit::Graph>& graph, const Preparatio
   const PassSelection& passes = how.passes;
   const bool bfloat16 = how.precision == c10::kBFloat16;
   if (passes.runs("attention")) expand_encoder_layers(graph);
-  const bool packs = passes.runs("convolution") && packs_all_convolutions(*graph);
-  const int convolutions = packs ? pack_convolutions(graph, bfloat16) : 0;
+  const int convolutions = passes.runs("convolution") ? pack_convolutions(graph, bfloat16) : 0;
   std::map<std::string, int> recurrent;
   if (passes.runs("recurrent")) recurrent = pack_recurrent(graph);
   const int linears = passes.runs("linear") ? pack_linears(graph, bfloat16) : 0;
@@ -47,28 +47,32 @@ void use_own_kernels(std::shared_ptr<torch::jit::Graph>& graph, const Preparatio
     text += c10::str(text.empty() ? "" : ", ", count, " ", what, count == 1 ? "" : "s");
   }
   if (!text.empty()) {
-    prepared.decisions.push_back(function + ": own kernels, weights packed, for " + text);
+    prepared.decisions.push_back(function + ": own kernels, weights packed, for " + text +
+                                 ", with " + to_string(instruction_set()));
   }
   if (bfloat16) prepared.lowered_products = convolutions + linears;
 }
 
 }  // namespace
 
-PreparedFunction prepare(torch::jit::Function& function, const Preparation& how) {
+PreparedFunction prepare(torch::jit::Function& function, const Preparation& how,
+                         const StateAnalysis& state) {
   PreparedFunction prepared;
   // clone() and state analysis read the function's own graph, which stays as it is.
   auto graph = torch::jit::toGraphFunction(function).graph()->copy();
   torch::jit::Inline(*graph);
-  if (how.passes.runs("fold")) {
+  const bool writes_constants = !state.constants.empty() || state.constant_containers;
+  if (writes_constants) prepared.decisions.push_back(function.name() + ": it writes to constants");
+  if (how.passes.runs("fold") && !writes_constants) {
     torch::jit::LowerSimpleTuples(graph);
     torch::jit::ConstantPropagation(graph);
     torch::jit::EliminateCommonSubexpression(graph);
     torch::jit::PeepholeOptimize(graph);
     torch::jit::ConstantPooling(graph);
   }
-  if (how.device.is_cpu()) {
+  if (how.device.is_cpu() && !writes_constants) {
     use_own_kernels(graph, how, function.name(), prepared);
-  } else if (how.precision != c10::kFloat) {
+  } else if (how.precision != c10::kFloat && !how.device.is_cpu()) {
     prepared.lowered_products = lower_products(graph, how.precision);
   }
   torch::jit::runRequiredPasses(graph);  // the interpreter cannot do without

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "engine/passes.h"
+#include "engine/state_analysis.h"
 
 namespace ts_infer {
 
@@ -30,7 +31,9 @@ struct PreparedFunction {
 /// profiling, no fusion, no specialisation to types or sizes seen, so that no later call compiles.
 /// It takes `self` first, as the function does. What cannot be inlined (a method of an interface,
 /// the body of a fork) still runs in a graph executor of its own.
-/// Without passes and in float32, calls are inlined, and the graph is left as it is.
-PreparedFunction prepare(torch::jit::Function& function, const Preparation& how);
+/// Without passes and in float32, calls are inlined, and the graph is left as it is; so it is where
+/// the code writes to constants, which passes take for constant.
+PreparedFunction prepare(torch::jit::Function& function, const Preparation& how,
+                         const StateAnalysis& state);
 
 }  // namespace ts_infer

@@ -4,7 +4,6 @@
 #include <torch/csrc/jit/api/function_impl.h>
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/ir/ir.h>
-#include <torch/csrc/jit/passes/constant_propagation.h>
 #include <torch/csrc/jit/passes/inliner.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
 #include <torch/csrc/jit/serialization/import.h>
@@ -16,8 +15,8 @@
 #include <unordered_set>
 
 #include "device/front_allocator.h"
-#include "engine/convolution.h"
 #include "engine/executor_policy.h"
+#include "engine/instruction_set.h"
 #include "engine/pass.h"
 #include "engine/passes.h"
 #include "engine/precision.h"
@@ -73,7 +72,7 @@ struct Program {
   void prepare_methods(ExecutorChoice& choice) {
     try {
       for (std::size_t i = 0; i < names.size(); ++i) {
-        PreparedFunction prepared = prepare(function(i), how);
+        PreparedFunction prepared = prepare(function(i), how, state);
         methods[i].code = std::move(prepared.code);
         decisions.insert(decisions.end(), prepared.decisions.begin(), prepared.decisions.end());
         lowered_products += prepared.lowered_products;
@@ -215,14 +214,6 @@ class TorchScriptEngine : public Engine {
   std::atomic<bool> was_run_{false};
 };
 
-bool calls_convolution(const Block* block) {
-  static const std::unordered_set<std::string> kConvolutions = {
-      "aten::_convolution", "aten::convolution",      "aten::conv1d",          "aten::conv2d",
-      "aten::conv3d",       "aten::conv_transpose2d", "aten::conv_transpose1d"};
-  return any_node(
-      block, [](const Node* node) { return kConvolutions.count(node->kind().toQualString()) > 0; });
-}
-
 Module read_module(const Archive& archive, c10::Device device, bool map_weights,
                    std::vector<std::string>& decisions) {
   const auto weights = map_weights && device.is_cpu() && FrontAllocator::instance()
@@ -247,17 +238,11 @@ void put_in_eval_mode(Module& module, std::vector<std::string>& decisions) {
   decisions.push_back("the archive was saved in train mode: it runs in eval mode");
 }
 
-/// Whether prepare() will have all convolutions of a method run by own kernels.
-bool runs_all_convolutions(const torch::jit::Method& method, const PassSelection& passes) {
-  if (!passes.runs("convolution") || !passes.runs("fold")) return false;
-  auto graph = method.graph()->copy();
-  torch::jit::Inline(*graph);
-  torch::jit::ConstantPropagation(graph);
-  return packs_all_convolutions(*graph);
-}
-
-/// The optimised module, or the module itself where passes do not apply; both compute the same.
-Module optimized(Module module, bool own_kernels, const PassSelection& passes, ModelInfo& info) {
+/// The module frozen, or the module itself where that fails; both compute the same.
+///
+/// torch's optimize_for_inference is left out: it keeps values in oneDNN's layout, where a write
+/// through a view is lost and some operators answer differently or not at all.
+Module frozen(Module module, ModelInfo& info) {
   if (!module.find_method("forward")) {
     info.decisions.push_back("not optimised: there is no forward");
     return module;
@@ -268,25 +253,9 @@ Module optimized(Module module, bool own_kernels, const PassSelection& passes, M
     // Freezing takes `training` away: without it the export froze the module already.
     Module frozen = module.hasattr("training") ? torch::jit::freeze(module, others) : module;
     info.optimized = true;
-    // torch's passes convert convolutions to oneDNN or fuse them for cuDNN. Without any they were
-    // measured to be between useless and 1.3 times slower (LSTM).
-    if (!calls_convolution(frozen.get_method("forward").graph()->block())) {
-      info.decisions.push_back("frozen; optimize_for_inference left out: there is no convolution");
-      return frozen;
-    }
-    if (own_kernels && runs_all_convolutions(frozen.get_method("forward"), passes)) {
-      info.decisions.push_back("frozen; optimize_for_inference left out: own kernels instead");
-      return frozen;
-    }
-    if (!passes.runs("optimize-for-inference")) {
-      info.decisions.push_back("frozen; optimize_for_inference left out: disabled");
-      return frozen;
-    }
-    Module fast = torch::jit::optimize_for_inference(frozen, others);
-    info.decisions.push_back("frozen and optimised for inference");
-    return fast;
+    info.decisions.push_back("frozen");
+    return frozen;
   } catch (const std::exception& error) {
-    info.optimized = false;
     info.decisions.push_back("not optimised: " + clean_message(error));
     return module;
   }
@@ -296,8 +265,9 @@ Module optimized(Module module, bool own_kernels, const PassSelection& passes, M
 
 std::unique_ptr<Engine> load_torchscript(const Archive& archive, c10::Device device,
                                          const LoadOptions& options, ModelInfo& info) {
-  const PassSelection passes(options);  // first: these two refuse unknown names
+  const PassSelection passes(options);  // first: these refuse unknown names
   ExecutorChoice choice = choose_executor(options.executor, device);
+  instruction_set();
   auto start = std::chrono::steady_clock::now();
   const auto step_done = [&](const char* name) {
     const auto now = std::chrono::steady_clock::now();
@@ -313,8 +283,7 @@ std::unique_ptr<Engine> load_torchscript(const Archive& archive, c10::Device dev
   }
   if (passes.empty()) info.decisions.push_back("not optimised: asked for");
   if (passes.runs("freeze")) {
-    const bool own_kernels = choice.executor == "prepared" && device.is_cpu();
-    module = optimized(std::move(module), own_kernels, passes, info);
+    module = frozen(std::move(module), info);
     step_done("optimise");
   }
   PrecisionChoice precision = choose_precision(options.precision, device, choice.executor);

@@ -1,0 +1,314 @@
+"""What the passes of `load` rewrite means the same: in-place operators, views, loops, layouts.
+
+The archives are stock torch's, traced or scripted without this project's export.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+import torch
+from archives import quiet_torch_jit, script, uses_own_kernels
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ts_infer import runtime
+
+
+def load(module: torch.jit.ScriptModule, **options: Any) -> runtime.Model:
+    buffer = io.BytesIO()
+    torch.jit.save(module, buffer)
+    return runtime.load(buffer.getvalue(), **options)
+
+
+def trace(module: nn.Module, *inputs: Tensor) -> torch.jit.ScriptModule:
+    with quiet_torch_jit():
+        traced: torch.jit.ScriptModule = torch.jit.trace(  # type: ignore[no-untyped-call]
+            module, inputs, check_trace=False
+        )
+    return traced
+
+
+def check(module: nn.Module, *inputs: Tensor) -> runtime.Model:
+    """Compares with eager, in two calls, since the first may change what the second reads."""
+    module.eval()
+    model = load(trace(module, *inputs))
+    for _ in range(2):
+        with torch.inference_mode():
+            expected = module(*(x.clone() for x in inputs))
+        torch.testing.assert_close(
+            model(*(x.clone() for x in inputs)), expected, rtol=1e-5, atol=1e-5
+        )
+    return model
+
+
+class Writes(nn.Module):
+    """Writes through a view before the convolution."""
+
+    def __init__(self, conv: nn.Module, how: str) -> None:
+        super().__init__()
+        self.conv = conv
+        self.how = how
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * 1.0
+        if self.how == "slice":
+            x[:, 0] = 0
+        elif self.how == "relu of a slice":
+            x[:, 1:].relu_()
+        elif self.how == "view":
+            x.view(-1).add_(1)
+        else:
+            x.transpose(0, 1).sigmoid_()
+        result: Tensor = self.conv(x)
+        return result
+
+
+@pytest.mark.parametrize("how", ["slice", "relu of a slice", "view", "transpose"])
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv3d(4, 4, 3, padding=1),
+        nn.Conv2d(4, 8, 3, padding=1),
+        nn.Conv2d(4, 8, 3, groups=4),
+        nn.Conv1d(4, 4, 3, groups=2),
+        nn.ConvTranspose2d(4, 6, 2, stride=2, groups=2),
+    ],
+    ids=str,
+)
+def test_a_write_through_a_view_before_a_convolution(conv: nn.Module, how: str) -> None:
+    torch.manual_seed(0)
+    rank = next(conv.parameters()).dim()
+    check(Writes(conv, how), torch.randn(2, 4, *[6] * (rank - 2)))
+
+
+class WritesBetween(nn.Module):
+    """The input of a convolution is written to between it and the sum behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(4, 4, 3, padding=1)
+        self.second = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.first(x)
+        z = self.second(y)
+        y[:, 0] = 0
+        return z + x, y
+
+
+def test_a_write_between_a_convolution_and_its_sum() -> None:
+    torch.manual_seed(0)
+    check(WritesBetween(), torch.randn(2, 4, 5, 5))
+
+
+def behind(conv: nn.Module, *layers: nn.Module) -> nn.Module:
+    return nn.Sequential(conv, *layers)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        behind(nn.Conv3d(4, 6, 3, padding=1), nn.AvgPool3d(2, ceil_mode=True)),
+        behind(nn.Conv2d(4, 6, 3, groups=2), nn.AvgPool2d(2, ceil_mode=True)),
+        behind(nn.Conv2d(4, 6, 3, groups=2), nn.AvgPool2d(3, divisor_override=5)),
+        behind(nn.Conv2d(4, 6, 3, groups=2), nn.MaxPool2d(2, dilation=2)),
+        behind(nn.Conv2d(4, 6, 3, groups=2), nn.GELU(approximate="tanh")),
+        behind(nn.Conv2d(4, 6, 3, groups=2), nn.AdaptiveAvgPool2d(3)),
+        behind(nn.Conv2d(4, 6, 3, groups=2), nn.ReLU(), nn.BatchNorm2d(6, affine=False)),
+        behind(nn.Conv2d(4, 12, 3, groups=4), nn.PReLU(12)),
+        behind(nn.Conv3d(4, 4, 1), nn.LeakyReLU()),
+    ],
+    ids=str,
+)
+def test_layers_behind_a_convolution_that_is_torchs(module: nn.Module) -> None:
+    torch.manual_seed(0)
+    rank = next(module.parameters()).dim()
+    check(module, torch.randn(2, 4, *[11] * (rank - 2)))
+
+
+class Twice(nn.Module):
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, groups=groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return torch.add(y, y, alpha=2)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_sum_of_a_convolution_with_itself(groups: int) -> None:
+    torch.manual_seed(0)
+    check(Twice(groups), torch.randn(2, 4, 5, 5))
+
+
+class Plus(nn.Module):
+    """The sum of a convolution and something of another shape."""
+
+    def __init__(self, conv: nn.Module, addend: Tensor | float, *, first: bool = False) -> None:
+        super().__init__()
+        self.conv = conv
+        if isinstance(addend, Tensor):
+            self.register_buffer("addend", addend)
+        else:
+            self.addend = addend
+        self.first = first
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        z = self.addend + y if self.first else y + self.addend
+        return torch.relu(z)
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize(
+    "addend",
+    [
+        0.5,
+        torch.tensor(0.5),
+        torch.tensor(2),
+        torch.randn(1),
+        torch.randn(7),
+        torch.randn(8, 1),
+        torch.randn(8, 7),
+        torch.randn(1, 8, 7),
+        torch.randn(2, 8, 7),
+        torch.randn(3, 1, 8, 7),
+        torch.randn(2, 8, 7).double(),
+    ],
+    ids=lambda x: "number" if isinstance(x, float) else f"{list(x.shape)} {x.dtype}",
+)
+def test_a_sum_of_any_rank_behind_a_line_convolution(addend: Tensor | float, first: bool) -> None:
+    torch.manual_seed(0)
+    check(Plus(nn.Conv1d(4, 8, 3), addend, first=first), torch.randn(2, 4, 9))
+
+
+class InPlaceSum(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(4, 8, 1)
+
+    def forward(self, x: Tensor, p: Tensor) -> Tensor:
+        return torch.relu(self.conv(x).add_(1) + p[0].squeeze(0))
+
+
+def test_a_sum_with_a_squeezed_value() -> None:
+    torch.manual_seed(0)
+    check(InPlaceSum(), torch.randn(2, 4, 6), torch.randn(3, 1, 6))
+
+
+class Loop(nn.Module):
+    """An activation within a loop or a branch, of a value that is made before it."""
+
+    def __init__(self, layer: nn.Module, how: str) -> None:
+        super().__init__()
+        self.layer = layer
+        self.how = how
+
+    def forward(self, x: Tensor, turns: int) -> list[Tensor]:
+        y = self.layer(x)
+        z = x
+        for i in range(turns):
+            if self.how == "in place":
+                z = y.sigmoid_()
+            elif self.how == "written to later":
+                z = torch.tanh(y)
+                z.add_(1)
+            elif i == 1:
+                z = y.relu_()
+        return [z, x]
+
+
+@pytest.mark.parametrize("how", ["in place", "written to later", "in a branch"])
+@pytest.mark.parametrize("layer", [nn.Linear(4, 4), nn.Conv1d(4, 4, 3, padding=1)], ids=str)
+def test_an_activation_within_a_loop_runs_once_a_turn(layer: nn.Module, how: str) -> None:
+    torch.manual_seed(0)
+    module = Loop(layer, how).eval()
+    model = load(script(module))
+    x = torch.randn(2, 4, 4)
+    for turns in (0, 1, 2, 3):
+        with torch.inference_mode():
+            torch.testing.assert_close(model(x, turns), module(x, turns))
+
+
+class SmallNumbers(nn.Module):
+    """Of the identity: what a policy's or a potential's last layer gives for small inputs."""
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 64, bias=False)
+        nn.init.eye_(self.linear.weight)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.activation(self.linear(x))
+        return result
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e-4, 1e-2, 1, 30])
+@pytest.mark.parametrize("activation", [nn.Tanh(), nn.Sigmoid(), nn.SiLU(), nn.GELU("tanh")])
+def test_activations_are_relatively_exact(activation: nn.Module, scale: float) -> None:
+    torch.manual_seed(0)
+    x = scale * torch.randn(5, 64)
+    module = SmallNumbers(activation).eval()
+    model = load(trace(module, x))
+    assert uses_own_kernels(model, "1 linear")
+    with torch.inference_mode():
+        exact = activation(x.double())
+        actual = model(x).double()
+        # Below, eager's own GELU has no correct digit.
+        kept = exact.abs() > 1e-38
+        if isinstance(activation, nn.GELU):
+            kept &= x > -2
+    torch.testing.assert_close(actual[kept], exact[kept], rtol=1e-6, atol=0)
+
+
+class Specials(nn.Module):
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.linear = nn.Linear(1, 1, bias=False)
+        nn.init.ones_(self.linear.weight)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.activation(self.linear(x))
+        return result
+
+
+@pytest.mark.parametrize(
+    "activation", [nn.ReLU(), nn.Tanh(), nn.Sigmoid(), nn.SiLU(), nn.GELU(), nn.GELU("tanh")]
+)
+def test_activations_of_specials_are_eagers(activation: nn.Module) -> None:
+    infinity, nan = float("inf"), float("nan")
+    x = torch.tensor([[0.0], [1e-40], [-1e-40], [infinity], [-infinity], [nan], [1e30], [-1e30]])
+    check_special(Specials(activation).eval(), x)
+
+
+def check_special(module: nn.Module, *inputs: Tensor) -> None:
+    model = load(trace(module, *inputs))
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            model(*inputs), module(*inputs), rtol=1e-5, atol=1e-42, equal_nan=True
+        )
+
+
+class Attention(nn.Module):
+    def __init__(self, *, causal: bool) -> None:
+        super().__init__()
+        self.causal = causal
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return functional.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("where", [0, 1, 2])
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_has_nan_where_eager_has_it(causal: bool, where: int, value: float) -> None:
+    torch.manual_seed(0)
+    inputs = [torch.randn(2, 2, 6, 4) for _ in range(3)]
+    inputs[where][0, 1, 3, 2] = value
+    check_special(Attention(causal=causal), *inputs)
