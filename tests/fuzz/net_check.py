@@ -73,7 +73,9 @@ def save(net: Net, module: nn.Module) -> bytes:
     try:
         if net.method == "trace":
             saved = torch.jit.trace(  # type: ignore[no-untyped-call]
-                copy.deepcopy(module), tuple(net.arguments(0)), check_trace=False
+                copy.deepcopy(module) if net.stateful else module,
+                tuple(net.arguments(0)),
+                check_trace=False,
             )
             if net.stateful:
                 saved.load_state_dict(module.state_dict())

@@ -16,7 +16,9 @@ from __future__ import annotations
 import argparse
 import collections
 import dataclasses
+import functools
 import gc
+import inspect
 import os
 import pickle
 import re
@@ -243,6 +245,8 @@ def summary(result: Result, seconds: float) -> str:
 def _work(first: int, end: int, options: Options, send: Callable[[Any], None]) -> None:
     """In a child: the nets of some seeds."""
     gc.disable()
+    # torch.jit.script reads and parses the source of torch's own modules each time.
+    setattr(inspect, "getsourcelines", functools.cache(inspect.getsourcelines))  # noqa: B010
     for seed in range(first, end):
         if (seed - first) % 50 == 49:
             gc.collect()
