@@ -68,7 +68,10 @@ void input_checks(benchmark::State& state) {
   x.dtype = ts_infer::DType::kFloat32;
   x.shape = {{.name = "batch", .min = 1, .max = 64}, {.name = "", .min = 4, .max = 4}};
   signature.inputs = {x};
-  const ts_infer::InputCheck check(signature, "[call] mlp:");
+  ts_infer::InputNode argument;
+  argument.name = "x";
+  argument.leaf = x;
+  const ts_infer::InputCheck check(signature, {argument}, "[call] mlp:");
   const std::vector<c10::IValue> inputs = {at::randn({1, 4})};
   for (auto _ : state) {
     check.check(inputs);

@@ -140,12 +140,14 @@ class CommandLine {
 
   static void add_inputs(CLI::App& command, InputArguments& inputs) {
     command
-        .add_option("--input", inputs.inputs,
-                    "A tensor from a file, or a number or string itself; the rest is random")
+        .add_option(
+            "--input", inputs.inputs,
+            "A tensor from a file, or a number or string itself; the rest is random. NAME is "
+            "an input or a part of one: sensors.imu, clips[0]")
         ->type_name("NAME=FILE.npy")
         ->check(check_input)
         ->allow_extra_args(false);
-    command.add_option("--shape", inputs.shapes, "The shape of a random input")
+    command.add_option("--shape", inputs.shapes, "The shape of a random input or part of one")
         ->type_name("NAME=1x3x224x224")
         ->check(check_shape)
         ->allow_extra_args(false);
@@ -212,7 +214,7 @@ class CommandLine {
     add_json(command, model.json);
   }
 
-  static void add_warmup(CLI::App& command, ModelArguments& model) {
+  static void add_load_calls(CLI::App& command, ModelArguments& model) {
     command.add_option("--warmup", model.warmup, "What is run in load: off, fast, full")
         ->capture_default_str()
         ->check(CLI::IsMember({"off", "fast", "full"}).description(""))
@@ -223,13 +225,16 @@ class CommandLine {
         ->capture_default_str()
         ->check(in_range(0.0, 86400.0))
         ->type_name("S");
+    command.add_flag(
+        "--verify", model.verify,
+        "Hold the golden sample's calls against it in load, and fail where they differ");
   }
 
   void add_run() {
     CLI::App& command =
         *app_.add_subcommand("run", "Run a model; the time of each call goes to stderr");
     add_model(command, run_.common);
-    add_warmup(command, run_.common);
+    add_load_calls(command, run_.common);
     add_inputs(command, run_.inputs);
     command.add_option("--output-dir", run_.output_dir, "Write each output tensor as NAME.npy")
         ->type_name("DIR");
@@ -244,7 +249,7 @@ class CommandLine {
   void add_bench() {
     CLI::App& command = *app_.add_subcommand("bench", "Measure the latency of a model");
     add_model(command, bench_.common);
-    add_warmup(command, bench_.common);
+    add_load_calls(command, bench_.common);
     add_inputs(command, bench_.inputs);
     CLI::Option* concurrency =
         command.add_option("--concurrency", bench_.concurrency, "Callers in a closed loop")

@@ -20,6 +20,7 @@ struct ModelArguments {
   std::vector<std::string> disabled_passes;
   std::string warmup = "fast";
   double warmup_budget_s = 10;
+  bool verify = false;
   bool no_reuse_memory = false;
   bool no_map_weights = false;
   bool graphs = false;

@@ -1,5 +1,6 @@
 #include "inputs.h"
 
+#include <algorithm>
 #include <charconv>
 #include <iostream>
 #include <optional>
@@ -84,11 +85,21 @@ Value read_input(const std::string& model, const TensorSpec& spec, const std::st
   return value;
 }
 
+/// What can be given: an input, or the leaves of one that is a container.
+std::vector<const TensorSpec*> specs_of(const TensorSpec& input) {
+  if (input.leaves.empty()) return {&input};
+  std::vector<const TensorSpec*> specs;
+  for (const TensorSpec& leaf : input.leaves) specs.push_back(&leaf);
+  return specs;
+}
+
 const TensorSpec& find_input(const Model& model, const std::string& name) {
   std::vector<std::string> names;
   for (const TensorSpec& input : model.signature().inputs) {
-    if (input.name == name) return input;
-    names.push_back(input.name);
+    for (const TensorSpec* leaf : specs_of(input)) {
+      if (leaf->name == name) return *leaf;
+      names.push_back(leaf->name);
+    }
   }
   throw InputError("[input] " + model.info().name + ": no input '" + name + "': expected one of " +
                    (names.empty() ? "none" : join(names, ", ")) + "\n" +
@@ -129,6 +140,28 @@ std::map<std::string, Shape> known_shapes(const Model& model, const InputArgumen
   return shapes;
 }
 
+bool is_given(const TensorSpec& input, const std::map<std::string, Given>& given) {
+  const std::vector<const TensorSpec*> leaves = specs_of(input);
+  return std::any_of(leaves.begin(), leaves.end(),
+                     [&](const TensorSpec* leaf) { return given.count(leaf->name) > 0; });
+}
+
+/// Of each leaf that `value` has. The keys of a dict that need not be there are where they have a
+/// value or a shape.
+std::vector<Output> named_leaves(const TensorSpec& input, const Value& value,
+                                 const std::map<std::string, Shape>& shapes,
+                                 const std::map<std::string, Given>& given) {
+  if (input.leaves.empty()) return {{input.name, value}};
+  std::vector<Output> named;
+  std::vector<Value> values = leaves_of(value);
+  auto next = values.begin();
+  for (const TensorSpec& leaf : input.leaves) {
+    if (leaf.has_default && given.count(leaf.name) == 0 && shapes.count(leaf.name) == 0) continue;
+    named.push_back({leaf.name, std::move(*next++)});
+  }
+  return named;
+}
+
 Json describe(const std::string& name, const Value& value, const std::string& source) {
   Json json = {{"name", name}};
   json.update(value_json(value));
@@ -167,7 +200,8 @@ Inputs gather_inputs(const Model& model, const InputArguments& arguments) {
   const auto shapes = known_shapes(model, arguments, given);
   bool needs_random = !arguments.shapes.empty();
   for (const TensorSpec& input : signature.inputs) {
-    needs_random |= !input.has_default && given.count(input.name) == 0;
+    // A container is put together there, of what is given and what is drawn.
+    needs_random |= given.count(input.name) == 0 && (!input.has_default || is_given(input, given));
   }
   std::vector<Value> random;
   if (needs_random) {
@@ -186,14 +220,16 @@ Inputs gather_inputs(const Model& model, const InputArguments& arguments) {
       has_gap = true;
       continue;
     }
-    const bool is_given = found != given.end();
-    Value value = is_given ? found->second.value : random[i];
-    if (!is_given) {
-      std::cerr << "ts_infer: input " << spec.name << " is random: " << type_text(value) << ' '
-                << shape_text(value.as_tensor().shape()) << ", seed " << arguments.seed << '\n';
+    Value value = found != given.end() ? found->second.value : random[i];
+    for (const auto& [name, leaf] : named_leaves(spec, value, shapes, given)) {
+      const auto source = given.find(name);
+      if (source == given.end()) {
+        std::cerr << "ts_infer: input " << name << " is random: " << type_text(leaf) << ' '
+                  << shape_text(leaf.as_tensor().shape()) << ", seed " << arguments.seed << '\n';
+      }
+      inputs.description.push_back(
+          describe(name, leaf, source == given.end() ? "random" : source->second.source));
     }
-    inputs.description.push_back(
-        describe(spec.name, value, is_given ? found->second.source : "random"));
     if (has_gap) {
       inputs.kwargs.emplace(spec.name, std::move(value));
     } else {

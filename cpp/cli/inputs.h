@@ -11,7 +11,8 @@ namespace ts_infer::cli {
 
 /// --input and --shape as they were written, and --seed.
 struct InputArguments {
-  std::vector<std::string> inputs;  // NAME=FILE.npy; NAME=VALUE for a number or a string
+  std::vector<std::string> inputs;  // NAME=FILE.npy; NAME=VALUE for a number or a string; NAME is
+                                    // an input or a leaf, "sensors.imu"
   std::vector<std::string> shapes;  // NAME=1x3x224x224
   std::uint64_t seed = 0;
 };

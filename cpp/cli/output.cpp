@@ -87,18 +87,6 @@ Json scalar_json(const Value& value) {
   return nullptr;
 }
 
-void collect(const Value& value, std::vector<Value>& leaves) {
-  if (value.is_list()) {
-    for (const Value& item : value.as_list()) collect(item, leaves);
-  } else if (value.is_tuple()) {
-    for (const Value& item : value.as_tuple().values) collect(item, leaves);
-  } else if (value.is_dict()) {
-    for (const auto& [key, item] : value.as_dict()) collect(item, leaves);
-  } else {
-    leaves.push_back(value);
-  }
-}
-
 Json dim_json(const Dim& dim) {
   if (dim.is_static()) return *dim.min;
   if (dim.name.empty() && !dim.min && !dim.max) return nullptr;
@@ -120,6 +108,10 @@ Json specs_json(const std::vector<TensorSpec>& specs) {
                    {"dtype", spec.dtype ? Json(to_string(*spec.dtype)) : Json()},
                    {"shape", shape},
                    {"has_default", spec.has_default}});
+    if (spec.leaves.empty()) continue;
+    all.back().update({{"leaves", specs_json(spec.leaves)},
+                       {"any_length", spec.any_length},
+                       {"any_keys", spec.any_keys}});
   }
   return all;
 }
@@ -219,9 +211,22 @@ std::string join(const std::vector<std::string>& parts, const std::string& separ
   return text;
 }
 
-std::vector<Output> named_outputs(const Value& result, const Signature& signature) {
+std::vector<Value> leaves_of(const Value& value) {
+  if (!value.is_list() && !value.is_tuple() && !value.is_dict()) return {value};
   std::vector<Value> leaves;
-  collect(result, leaves);
+  const auto add = [&](const Value& item) {
+    for (Value& leaf : leaves_of(item)) leaves.push_back(std::move(leaf));
+  };
+  if (value.is_dict()) {
+    for (const auto& [key, item] : value.as_dict()) add(item);
+  } else {
+    for (const Value& item : value.is_list() ? value.as_list() : value.as_tuple().values) add(item);
+  }
+  return leaves;
+}
+
+std::vector<Output> named_outputs(const Value& result, const Signature& signature) {
+  const std::vector<Value> leaves = leaves_of(result);
   const auto& specs = signature.outputs;
   const bool has_names =
       specs.size() == leaves.size() &&

@@ -62,7 +62,10 @@ struct Output {
   Value value;
 };
 
-/// The leaves of `result` depth-first, with the signature's names where it has them all, else
+/// Depth-first, dict entries in their order.
+std::vector<Value> leaves_of(const Value& value);
+
+/// The leaves of `result`, with the signature's names where it has them all, else
 /// output_0, output_1, …
 std::vector<Output> named_outputs(const Value& result, const Signature& signature);
 

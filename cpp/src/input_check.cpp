@@ -12,6 +12,8 @@
 namespace ts_infer {
 namespace {
 
+constexpr auto kNone = static_cast<std::size_t>(-1);
+
 std::string range(const Dim& dim) {
   if (dim.is_static()) return std::to_string(*dim.min);
   return c10::str(dim.min.value_or(0), " or more",
@@ -20,66 +22,74 @@ std::string range(const Dim& dim) {
 
 }  // namespace
 
-InputCheck::InputCheck(const Signature& signature, std::string where)
-    : where_(std::move(where)), signature_(signature.to_string()) {
-  std::map<std::string, std::vector<Place>> named;
-  for (const TensorSpec& input : signature.inputs) {
-    names_.push_back(input.name);
+InputCheck::InputCheck(const Signature& signature, std::vector<InputNode> arguments,
+                       std::string where)
+    : arguments_(std::move(arguments)),
+      where_(std::move(where)),
+      signature_(signature.to_string()) {
+  std::map<std::string, std::size_t> known;
+  const auto add = [&](const InputNode& leaf) {
     Check check;
-    if (input.dtype) check.dtype = to_scalar_type(*input.dtype);
-    check.shape = input.shape;
-    for (const Dim& dim : input.shape.value_or(std::vector<Dim>())) {
-      check.before.push_back(dim.name.empty() ? std::vector<Place>() : named[dim.name]);
-      if (!dim.name.empty()) named[dim.name].push_back({checks_.size(), check.before.size() - 1});
+    if (leaf.leaf.dtype) check.dtype = to_scalar_type(*leaf.leaf.dtype);
+    for (const Dim& dim : leaf.leaf.shape.value_or(std::vector<Dim>())) {
+      std::size_t name = kNone;
+      if (!dim.name.empty()) {
+        name = known.emplace(dim.name, known.size()).first->second;
+        mentioned_.resize(known.size());
+        ++mentioned_[name];
+      }
+      check.names.push_back(name);
     }
     checks_.push_back(std::move(check));
-  }
+  };
+  for (const InputNode& argument : arguments_) for_each_leaf(argument, add);
 }
 
 void InputCheck::check(const std::vector<c10::IValue>& arguments) const {
-  for (std::size_t i = 0; i < arguments.size() && i < checks_.size(); ++i) {
-    if (arguments[i].isTensor()) check_tensor(i, arguments);
-  }
-}
-
-/// Of the first of these places that is an argument's.
-std::optional<std::int64_t> InputCheck::size_before(
-    const std::vector<Place>& places, const std::vector<c10::IValue>& arguments) const {
-  for (const Place& place : places) {
-    const c10::IValue& argument = arguments[place.input];
-    if (argument.isTensor()) {
-      return argument.toTensor().size(static_cast<std::int64_t>(place.dimension));
+  Sizes sizes(mentioned_.size(), -1);
+  for (std::size_t i = 0; i < arguments.size() && i < arguments_.size(); ++i) {
+    const InputNode& node = arguments_[i];
+    if (node.kind == InputNode::Kind::kLeaf) {
+      if (arguments[i].isTensor()) check_tensor(node, node.name, arguments[i].toTensor(), sizes);
+      continue;
     }
+    visit_input(node, arguments[i],
+                {[&](const InputNode& leaf, const std::string& name, const c10::IValue& value) {
+                   if (value.isTensor()) check_tensor(leaf, name, value.toTensor(), sizes);
+                 },
+                 [this](const std::string& name, const std::string& what) { fail(name, what); }});
   }
-  return std::nullopt;
 }
 
-void InputCheck::check_tensor(std::size_t index, const std::vector<c10::IValue>& arguments) const {
-  const Check& check = checks_[index];
-  const at::Tensor& tensor = arguments[index].toTensor();
-  if (!tensor.defined()) fail(names_[index], "expected a tensor with data, got an undefined one");
+void InputCheck::check_tensor(const InputNode& leaf, const std::string& name,
+                              const at::Tensor& tensor, Sizes& sizes) const {
+  const Check& check = checks_[leaf.index];
+  if (!tensor.defined()) fail(name, "expected a tensor with data, got an undefined one");
   if (check.dtype && tensor.scalar_type() != *check.dtype) {
-    fail(names_[index], c10::str("dtype: expected ", dtype_string(*check.dtype), ", got ",
-                                 dtype_string(tensor.scalar_type()), "; convert it first"));
+    fail(name, c10::str("dtype: expected ", dtype_string(*check.dtype), ", got ",
+                        dtype_string(tensor.scalar_type()), "; convert it first"));
   }
-  if (!check.shape) return;
-  const std::vector<Dim>& dims = *check.shape;
-  const auto sizes = tensor.sizes();
-  if (sizes.size() != dims.size()) {
-    fail(names_[index], c10::str("rank: expected ", dims.size(), ", got ", sizes.size(),
-                                 " in shape ", shape_string(sizes)));
+  if (!leaf.leaf.shape) return;
+  const std::vector<Dim>& dims = *leaf.leaf.shape;
+  const auto shape = tensor.sizes();
+  if (shape.size() != dims.size()) {
+    fail(name, c10::str("rank: expected ", dims.size(), ", got ", shape.size(), " in shape ",
+                        shape_string(shape)));
   }
   for (std::size_t i = 0; i < dims.size(); ++i) {
     const Dim& dim = dims[i];
-    if ((dim.min && sizes[i] < *dim.min) || (dim.max && sizes[i] > *dim.max)) {
-      fail(names_[index], c10::str("dimension ", i, ": expected ", range(dim), ", got ", sizes[i],
-                                   " in shape ", shape_string(sizes)));
+    if ((dim.min && shape[i] < *dim.min) || (dim.max && shape[i] > *dim.max)) {
+      fail(name, c10::str("dimension ", i, ": expected ", range(dim), ", got ", shape[i],
+                          " in shape ", shape_string(shape)));
     }
-    const auto known = size_before(check.before[i], arguments);
-    if (known && *known != sizes[i]) {
-      fail(names_[index], c10::str("dimension ", i, ": expected ", *known, ", as \"", dim.name,
-                                   "\" is elsewhere in this call, got ", sizes[i]));
+    const std::size_t named = check.names[i];
+    // A size that one element alone has is no size of those that the example did not have.
+    if (named == kNone || (name != leaf.name && mentioned_[named] == 1)) continue;
+    if (sizes[named] >= 0 && sizes[named] != shape[i]) {
+      fail(name, c10::str("dimension ", i, ": expected ", sizes[named], ", as \"", dim.name,
+                          "\" is elsewhere in this call, got ", shape[i]));
     }
+    sizes[named] = shape[i];
   }
 }
 

@@ -1,10 +1,12 @@
 #pragma once
 
 #include <ATen/core/ivalue.h>
+#include <c10/util/SmallVector.h>
 
 #include <string>
 #include <vector>
 
+#include "input_nodes.h"
 #include "ts_infer/signature.h"
 
 namespace ts_infer {
@@ -13,9 +15,9 @@ namespace ts_infer {
 class InputCheck {
  public:
   /// `where` starts every message: "[call] name:".
-  InputCheck(const Signature& signature, std::string where);
+  InputCheck(const Signature& signature, std::vector<InputNode> arguments, std::string where);
 
-  /// Dtypes, ranks, sizes, ranges, and equal sizes for equal dim names.
+  /// Dtypes, ranks, sizes, ranges, equal sizes for equal dim names, elements and keys.
   /// @throws InputError that quotes the signature.
   void check(const std::vector<c10::IValue>& arguments) const;
 
@@ -28,22 +30,20 @@ class InputCheck {
   [[noreturn]] void fail(const std::string& input, const std::string& what) const;
 
  private:
-  struct Place {
-    std::size_t input, dimension;
-  };
+  /// Of each named dimension: its size in this call, -1 where it is not known yet.
+  using Sizes = c10::SmallVector<std::int64_t, 16>;
 
   struct Check {
     std::optional<c10::ScalarType> dtype;
-    std::optional<std::vector<Dim>> shape;
-    std::vector<std::vector<Place>> before;  // where each dimension's name stands before it
+    std::vector<std::size_t> names;  // of each dimension, in Sizes; kNone without one
   };
 
-  void check_tensor(std::size_t index, const std::vector<c10::IValue>& arguments) const;
-  std::optional<std::int64_t> size_before(const std::vector<Place>& places,
-                                          const std::vector<c10::IValue>& arguments) const;
+  void check_tensor(const InputNode& leaf, const std::string& name, const at::Tensor& tensor,
+                    Sizes& sizes) const;
 
-  std::vector<std::string> names_;
-  std::vector<Check> checks_;
+  std::vector<InputNode> arguments_;
+  std::vector<Check> checks_;           // of each leaf
+  std::vector<std::size_t> mentioned_;  // of each named dimension: how often
   std::string where_;
   std::string signature_;
 };

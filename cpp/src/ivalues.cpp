@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "input_nodes.h"
 #include "messages.h"
 #include "tensor_access.h"
 #include "ts_infer/error.h"
@@ -18,10 +19,13 @@
 namespace ts_infer {
 namespace {
 
-[[noreturn]] void wrong_type(const std::string& where, const c10::TypePtr& expected,
+[[noreturn]] void fail(const std::string& path, const std::string& what) {
+  throw InputError("input \"" + path + "\": " + what);
+}
+
+[[noreturn]] void wrong_type(const std::string& path, const c10::TypePtr& expected,
                              const Value& got) {
-  throw InputError(
-      c10::str(where, ": expected ", expected->annotation_str(), ", got ", got.type_name()));
+  fail(path, c10::str("expected ", expected->annotation_str(), ", got ", got.type_name()));
 }
 
 constexpr int kDeepest = 1000;  // containers within containers
@@ -98,43 +102,43 @@ bool is_deeper_than(const Value& value, int levels) {
                      [&](const auto& entry) { return is_too_deep(entry.second); });
 }
 
-c10::IValue to_list(const Value& value, const c10::ListType& type, const std::string& where) {
+c10::IValue to_list(const Value& value, const c10::ListType& type, const std::string& path) {
   c10::impl::GenericList list(type.getElementType());
   const std::vector<Value>& elements = value.as_list();
   list.reserve(elements.size());
   for (std::size_t i = 0; i < elements.size(); ++i) {
-    list.push_back(to_ivalue(elements[i], type.getElementType(), c10::str(where, '[', i, ']')));
+    list.push_back(to_ivalue(elements[i], type.getElementType(), c10::str(path, '[', i, ']')));
   }
   return list;
 }
 
-c10::IValue to_tuple(const Value& value, const c10::TupleTypePtr& type, const std::string& where) {
+c10::IValue to_tuple(const Value& value, const c10::TupleTypePtr& type, const std::string& path) {
   // A list of the right length is as good: plain C++ has no other way to write one.
   const std::vector<Value>& elements = value.is_list() ? value.as_list() : value.as_tuple().values;
   if (elements.size() != type->elements().size()) {
-    throw InputError(c10::str(where, ": expected ", type->elements().size(), " elements, got ",
-                              elements.size()));
+    fail(path, c10::str("expected ", type->elements().size(), " elements, got ", elements.size()));
   }
   std::vector<c10::IValue> converted;
   for (std::size_t i = 0; i < elements.size(); ++i) {
-    converted.push_back(to_ivalue(elements[i], type->elements()[i], c10::str(where, '[', i, ']')));
+    const std::string step =
+        type->schema() ? '.' + type->schema()->arguments()[i].name() : c10::str('[', i, ']');
+    converted.push_back(to_ivalue(elements[i], type->elements()[i], path + step));
   }
   return type->schema() ? c10::ivalue::Tuple::createNamed(std::move(converted), type)
                         : c10::ivalue::Tuple::create(std::move(converted));
 }
 
-c10::IValue to_dict(const Value& value, const c10::DictType& type, const std::string& where) {
+c10::IValue to_dict(const Value& value, const c10::DictType& type, const std::string& path) {
   c10::impl::GenericDict dict(type.getKeyType(), type.getValueType());
   for (const auto& [key, element] : value.as_dict()) {
-    dict.insert_or_assign(to_ivalue(key, type.getKeyType(), where + " key"),
-                          to_ivalue(element, type.getValueType(),
-                                    key.is_string() ? c10::str(where, "[\"", key.as_string(), "\"]")
-                                                    : where + "[…]"));
+    const c10::IValue converted = to_ivalue(key, type.getKeyType(), path + " (a key)");
+    dict.insert_or_assign(converted,
+                          to_ivalue(element, type.getValueType(), path + path_step(converted)));
   }
   return dict;
 }
 
-c10::IValue to_enum(const Value& value, const c10::EnumTypePtr& type, const std::string& where) {
+c10::IValue to_enum(const Value& value, const c10::EnumTypePtr& type, const std::string& path) {
   std::vector<std::string> names;
   for (const auto& [name, held] : type->enumNamesValues()) {
     names.push_back(name);
@@ -142,21 +146,21 @@ c10::IValue to_enum(const Value& value, const c10::EnumTypePtr& type, const std:
       return c10::IValue(c10::make_intrusive<c10::ivalue::EnumHolder>(type, name, held));
     }
   }
-  throw InputError(c10::str(where, ": expected the name of a member of ", type->annotation_str(),
-                            " (", join(names), "), got ", value.type_name()));
+  fail(path, c10::str("expected the name of a member of ", type->annotation_str(), " (",
+                      join(names), "), got ", value.type_name()));
 }
 
-c10::IValue to_device(const Value& value, const c10::TypePtr& type, const std::string& where) {
-  if (!value.is_string()) wrong_type(where, type, value);
+c10::IValue to_device(const Value& value, const c10::TypePtr& type, const std::string& path) {
+  if (!value.is_string()) wrong_type(path, type, value);
   try {
     return c10::Device(value.as_string());
   } catch (const c10::Error& error) {
-    throw InputError(c10::str(where, ": ", clean_message(error)));
+    fail(path, clean_message(error));
   }
 }
 
 /// For an argument whose type is Any: the type that the value itself suggests.
-c10::IValue to_any(const Value& value, const std::string& where) {
+c10::IValue to_any(const Value& value, const std::string& path) {
   const auto any = c10::AnyType::get();
   if (value.is_tensor()) return to_torch(value.as_tensor());
   if (value.is_bool()) return value.as_bool();
@@ -164,38 +168,38 @@ c10::IValue to_any(const Value& value, const std::string& where) {
   if (value.is_double()) return value.as_double();
   if (value.is_complex()) return c10::complex<double>(value.as_complex());
   if (value.is_string()) return value.as_string();
-  if (value.is_list()) return to_list(value, *c10::ListType::create(any), where);
+  if (value.is_list()) return to_list(value, *c10::ListType::create(any), path);
   if (value.is_tuple()) {
     const std::vector<c10::TypePtr> types(value.as_tuple().values.size(), any);
-    return to_tuple(value, c10::TupleType::create(types), where);
+    return to_tuple(value, c10::TupleType::create(types), path);
   }
   if (value.is_dict()) {
-    return to_dict(value, *c10::DictType::create(c10::StringType::get(), any), where);
+    return to_dict(value, *c10::DictType::create(c10::StringType::get(), any), path);
   }
   return {};
 }
 
-c10::IValue to_union(const Value& value, const c10::TypePtr& type, const std::string& where) {
+c10::IValue to_union(const Value& value, const c10::TypePtr& type, const std::string& path) {
   for (const c10::TypePtr& member : type->expectRef<c10::UnionType>().containedTypes()) {
     try {
-      return to_ivalue(value, member, where);
+      return to_ivalue(value, member, path);
     } catch (const InputError&) {
       // The next member may fit.
     }
   }
-  wrong_type(where, type, value);
+  wrong_type(path, type, value);
 }
 
 }  // namespace
 
-c10::IValue to_ivalue(const Value& value, const c10::TypePtr& type, const std::string& where) {
+c10::IValue to_ivalue(const Value& value, const c10::TypePtr& type, const std::string& path) {
   switch (type->kind()) {
     case c10::TypeKind::TensorType:
       if (value.is_tensor()) return to_torch(value.as_tensor());
       break;
     case c10::TypeKind::OptionalType:
       if (value.is_none()) return {};
-      return to_ivalue(value, type->expectRef<c10::OptionalType>().getElementType(), where);
+      return to_ivalue(value, type->expectRef<c10::OptionalType>().getElementType(), path);
     case c10::TypeKind::NoneType:
       if (value.is_none()) return {};
       break;
@@ -214,36 +218,36 @@ c10::IValue to_ivalue(const Value& value, const c10::TypePtr& type, const std::s
       break;
     case c10::TypeKind::NumberType:
       if (value.is_int() || value.is_double() || value.is_complex() || value.is_bool()) {
-        return to_any(value, where);
+        return to_any(value, path);
       }
       break;
     case c10::TypeKind::StringType:
       if (value.is_string()) return value.as_string();
       break;
     case c10::TypeKind::DeviceObjType:
-      return to_device(value, type, where);
+      return to_device(value, type, path);
     case c10::TypeKind::ListType:
-      if (value.is_list()) return to_list(value, type->expectRef<c10::ListType>(), where);
+      if (value.is_list()) return to_list(value, type->expectRef<c10::ListType>(), path);
       break;
     case c10::TypeKind::TupleType:
       if (value.is_tuple() || value.is_list()) {
-        return to_tuple(value, type->expect<c10::TupleType>(), where);
+        return to_tuple(value, type->expect<c10::TupleType>(), path);
       }
       break;
     case c10::TypeKind::DictType:
-      if (value.is_dict()) return to_dict(value, type->expectRef<c10::DictType>(), where);
+      if (value.is_dict()) return to_dict(value, type->expectRef<c10::DictType>(), path);
       break;
     case c10::TypeKind::UnionType:
-      return to_union(value, type, where);
+      return to_union(value, type, path);
     case c10::TypeKind::EnumType:
-      return to_enum(value, type->expect<c10::EnumType>(), where);
+      return to_enum(value, type->expect<c10::EnumType>(), path);
     case c10::TypeKind::AnyType:
-      return to_any(value, where);
+      return to_any(value, path);
     default:
-      throw InputError(c10::str(where, ": a ", type->annotation_str(),
-                                " cannot be given as a Value; use ts_infer/torch.h"));
+      fail(path, c10::str("a ", type->annotation_str(),
+                          " cannot be given as a Value; use ts_infer/torch.h"));
   }
-  wrong_type(where, type, value);
+  wrong_type(path, type, value);
 }
 
 Value from_ivalue(const c10::IValue& value, const std::string& where) {
@@ -300,8 +304,32 @@ void for_each_leaf(const c10::IValue& value, const std::function<void(const c10:
   visit_leaves_at(value, visit, 0);
 }
 
-void require_shallow(const Value& value) {
-  if (is_deeper_than(value, kDeepest)) throw InputError(": expected " + too_deep());
+std::string path_of(const at::Tensor& tensor, const c10::IValue& value, const std::string& path) {
+  if (value.isTensor()) return value.toTensor().is_same(tensor) ? path : "";
+  std::string found;
+  const auto look_in = [&](const std::string& step, const c10::IValue& element) {
+    if (found.empty()) found = path_of(tensor, element, path + step);
+  };
+  if (value.isTuple()) {
+    const auto& schema = value.type()->expectRef<c10::TupleType>().schema();
+    const auto elements = value.toTupleRef().elements().asArrayRef();
+    for (std::size_t i = 0; i < elements.size(); ++i) {
+      look_in(schema ? '.' + schema->arguments()[i].name() : c10::str('[', i, ']'), elements[i]);
+    }
+  } else if (value.isList()) {
+    for (std::size_t i = 0; i < value.toListRef().size(); ++i) {
+      look_in(c10::str('[', i, ']'), value.toListRef()[i]);
+    }
+  } else if (value.isGenericDict()) {
+    for (const auto& entry : value.toGenericDict()) {
+      look_in(path_step(entry.key()), entry.value());
+    }
+  }
+  return found;
+}
+
+void require_shallow(const Value& value, const std::string& path) {
+  if (is_deeper_than(value, kDeepest)) fail(path, "expected " + too_deep());
 }
 
 }  // namespace ts_infer

@@ -12,11 +12,15 @@
 namespace ts_infer {
 
 /// @throws InputError where its containers nest deeper than conversions, which call themselves, can
-/// go on any thread's stack; the message begins with ":".
-void require_shallow(const Value& value);
+/// go on any thread's stack. `path` is what the value is called.
+void require_shallow(const Value& value, const std::string& path);
 
-/// `value` as the schema's type. @throws InputError that starts with `where`.
-c10::IValue to_ivalue(const Value& value, const c10::TypePtr& type, const std::string& where);
+/// The input that is called `path`, as the schema's type. @throws InputError that names the element
+/// that is wrong: "input \"sensors.imu\": expected …".
+c10::IValue to_ivalue(const Value& value, const c10::TypePtr& type, const std::string& path);
+
+/// What a tensor within `value`, which is called `path`, is called.
+std::string path_of(const at::Tensor& tensor, const c10::IValue& value, const std::string& path);
 
 /// @throws ExecutionError that starts with `where` for a type that Value does not have.
 Value from_ivalue(const c10::IValue& value, const std::string& where);

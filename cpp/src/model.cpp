@@ -34,11 +34,13 @@
 #include "engine/package_engine.h"
 #include "engine/torchscript_engine.h"
 #include "input_check.h"
+#include "input_nodes.h"
 #include "intra_op_threads.h"
 #include "ivalues.h"
 #include "libraries.h"
 #include "messages.h"
 #include "model_access.h"
+#include "output_checks.h"
 #include "process.h"
 #include "stats.h"
 #include "tensor_access.h"
@@ -173,8 +175,8 @@ bool share_memory(const at::Tensor& a, const at::Tensor& b) {
          std::less<>()(begin_b, begin_a + a.nbytes());
 }
 
-/// Arguments in the schema's order, defaults filled in. `convert(value, type)` makes an IValue of a
-/// caller's value, and throws an InputError that says what is wrong.
+/// Arguments in the schema's order, defaults filled in. `convert(value, argument)` makes an IValue
+/// of a caller's value, and throws an InputError that says what is wrong.
 template <typename V, typename Kwargs, typename Convert>
 Stack bind_arguments(const c10::FunctionSchema& schema, const std::vector<V>& args,
                      const Kwargs& kwargs, const InputCheck& check, const Convert& convert) {
@@ -199,9 +201,9 @@ Stack bind_arguments(const c10::FunctionSchema& schema, const std::vector<V>& ar
     }
     if (value) {
       try {
-        stack.push_back(convert(*value, argument.type()));
+        stack.push_back(convert(*value, argument));
       } catch (const InputError& error) {
-        check.fail("input \"" + argument.name() + '"' + error.what());
+        check.fail(error.what());
       }
     } else if (argument.default_value()) {
       stack.push_back(*argument.default_value());
@@ -220,10 +222,11 @@ Stack bind_arguments(const c10::FunctionSchema& schema, const std::vector<V>& ar
   return stack;
 }
 
-c10::IValue check_type(const c10::IValue& value, const c10::TypePtr& type) {
-  if (!value.type()->isSubtypeOf(*type)) {
-    throw InputError(
-        c10::str(": expected ", type->annotation_str(), ", got ", value.type()->annotation_str()));
+c10::IValue check_type(const c10::IValue& value, const c10::Argument& argument) {
+  if (!value.type()->isSubtypeOf(*argument.type())) {
+    throw InputError(c10::str("input \"", argument.name(), "\": expected ",
+                              argument.type()->annotation_str(), ", got ",
+                              value.type()->annotation_str()));
   }
   return value;
 }
@@ -273,6 +276,7 @@ struct Model::Impl {
   ArchiveInfo archive;
   ModelInfo info;
   Signature signature;
+  std::vector<InputNode> nodes;  // of forward's arguments
   std::unique_ptr<Engine> engine;
   std::shared_ptr<const WarmUp> warm_up;
   std::shared_ptr<CallGraphs> graphs;      // of forward; nullptr: not asked for, or none recorded
@@ -304,6 +308,7 @@ struct Model::Impl {
   void rehearse_with(const std::function<void(const WarmUpCall&)>& use);
   std::vector<LoadStep> rehearse();
   void measure_precision(const std::vector<GoldenCall>& calls);
+  void check_golden(const Archive& loaded);
   void record_graphs(std::shared_ptr<CallGraphs> recording);
 
   /// forward's signature as the manifest has it, where there is one.
@@ -424,9 +429,11 @@ std::unique_ptr<Model::Impl> Model::Impl::load(const std::shared_ptr<const Archi
       impl->stream = nullptr;  // given back: the first thread that serves gets it
     }
     if (impl->forward == std::string::npos) {
+      if (options.verify) throw ModelLoadError("verify: expected a forward to call, got none");
       info.decisions.push_back("not warmed up: there is no forward");
     } else {
-      impl->warm_up = std::make_shared<WarmUp>(options, *archive, info.name, impl->signature);
+      impl->warm_up =
+          std::make_shared<WarmUp>(options, *archive, info.name, impl->signature, impl->nodes);
       if (!impl->warm_up->reason().empty()) {
         info.decisions.push_back("not warmed up: " + impl->warm_up->reason());
       }
@@ -436,6 +443,7 @@ std::unique_ptr<Model::Impl> Model::Impl::load(const std::shared_ptr<const Archi
         step("measure precision", [&] { impl->measure_precision(golden_calls(*archive)); });
       }
       if (recording) impl->record_graphs(std::move(recording));
+      if (options.verify) step("verify", [&] { impl->check_golden(*archive); });
     }
   } catch (const Error& error) {
     throw ModelLoadError(where + ": " + error.what());
@@ -508,6 +516,46 @@ void Model::Impl::measure_precision(const std::vector<GoldenCall>& calls) {
   info.decisions.push_back(c10::str("precision ", info.precision,
                                     ": the golden sample's outputs differ by up to ", largest,
                                     " of their largest magnitude"));
+}
+
+void Model::Impl::check_golden(const Archive& loaded) {
+  if (!loaded.golden()) {
+    throw ModelLoadError(
+        "verify: expected a golden sample in the file, got none; export the model with "
+        "ts_infer.export, which writes one or says why not, or load it without verify");
+  }
+  const Golden& golden = *loaded.golden();
+  const Tolerances& tolerances = device.is_cpu() ? golden.on_cpu : golden.on_accelerator;
+  std::size_t number = 0;
+  std::vector<OutputCheck> differing;
+  std::size_t outputs = 0;
+  rehearse_with([&](const WarmUpCall& call) {
+    for (const GoldenCall& expected : golden_calls(loaded)) {
+      c10::IValue result;
+      try {
+        result = call(from_ivalues(expected.inputs, where()));
+      } catch (const InputError& error) {
+        throw ModelLoadError(std::string("verify: its golden sample does not fit it: ") +
+                             error.what() + "; export the model again");
+      }
+      for (OutputCheck& check : check_outputs(expected, ++number, result, signature, tolerances)) {
+        ++outputs;
+        if (!check.ok) differing.push_back(std::move(check));
+      }
+    }
+  });
+  if (outputs == 0) throw ModelLoadError("verify: expected outputs to compare, got none");
+  if (differing.empty()) return;
+  const OutputCheck& first = differing.front();
+  std::string by;
+  if (first.max_abs_diff) {
+    by = c10::str(" (by ", *first.max_abs_diff, ", allowed ", first.allowed, ')');
+  }
+  throw ModelLoadError(c10::str(
+      "verify: ", differing.size(), " of ", outputs, " outputs differ from the golden sample on ",
+      device.str(), "; the first: call ", first.call, ", ", first.output, ' ', first.difference, by,
+      "; ts_infer verify shows them all, optimize=false or a name in "
+      "disabled_passes may mend it"));
 }
 
 void Model::Impl::record_graphs(std::shared_ptr<CallGraphs> recording) {
@@ -586,7 +634,10 @@ void Model::Impl::adopt(std::unique_ptr<Engine> loaded) {
       forward = i;
       signature = of_method = with_manifest(of_method);
     }
-    methods.push_back({&schema, tensors_only, InputCheck(of_method, where())});
+    std::vector<InputNode> of_arguments = input_nodes(of_method, schema);
+    if (forward == i) nodes = of_arguments;
+    methods.push_back(
+        {&schema, tensors_only, InputCheck(of_method, std::move(of_arguments), where())});
   }
 }
 
@@ -631,23 +682,25 @@ Stack Model::Impl::bind(std::size_t method, const std::vector<Tensor>& inputs) c
     for (const Tensor& input : inputs) stack.emplace_back(to_torch(input));
     return stack;
   }
-  return bind_arguments(schema, inputs, std::map<std::string, Tensor>(), methods[method].check,
-                        [](const Tensor& tensor, const c10::TypePtr& type) {
-                          c10::IValue value = to_torch(tensor);
-                          if (!value.type()->isSubtypeOf(*type)) {
-                            throw InputError(": expected " + type->annotation_str() +
-                                             ", got tensor; use call(), which takes any type");
-                          }
-                          return value;
-                        });
+  return bind_arguments(
+      schema, inputs, std::map<std::string, Tensor>(), methods[method].check,
+      [](const Tensor& tensor, const c10::Argument& argument) {
+        c10::IValue value = to_torch(tensor);
+        if (!value.type()->isSubtypeOf(*argument.type())) {
+          throw InputError(c10::str("input \"", argument.name(), "\": expected ",
+                                    argument.type()->annotation_str(),
+                                    ", got tensor; use call(), which takes any type"));
+        }
+        return value;
+      });
 }
 
 Stack Model::Impl::bind(std::size_t method, const std::vector<Value>& args,
                         const std::map<std::string, Value>& kwargs) const {
   return bind_arguments(*methods[method].schema, args, kwargs, methods[method].check,
-                        [](const Value& value, const c10::TypePtr& type) {
-                          require_shallow(value);
-                          return to_ivalue(value, type, "");
+                        [](const Value& value, const c10::Argument& argument) {
+                          require_shallow(value, argument.name());
+                          return to_ivalue(value, argument.type(), argument.name());
                         });
 }
 
@@ -655,11 +708,12 @@ bool Model::Impl::check_tensors(std::size_t method, const Stack& stack) const {
   bool any_host = false;
   bool any_device = false;
   for (std::size_t i = 0; i < stack.size(); ++i) {
-    const auto fail = [&](const std::string& what) {
-      methods[method].check.fail(methods[method].schema->arguments()[i + 1].name(), what);
-    };
+    const std::string& name = methods[method].schema->arguments()[i + 1].name();
     const auto look_at = [&](const c10::IValue& leaf) {
       if (!leaf.isTensor() || !leaf.toTensor().defined()) return;
+      const auto fail = [&](const std::string& what) {
+        methods[method].check.fail(path_of(leaf.toTensor(), stack[i], name), what);
+      };
       const c10::Device where_it_is = leaf.toTensor().device();
       const bool on_host = where_it_is.is_cpu();
       any_host = any_host || on_host;
@@ -681,7 +735,7 @@ bool Model::Impl::check_tensors(std::size_t method, const Stack& stack) const {
     try {
       for_each_leaf(stack[i], look_at);
     } catch (const std::length_error& error) {
-      fail(error.what());
+      methods[method].check.fail(name, error.what());
     }
   }
   return !any_device;
@@ -1001,6 +1055,8 @@ std::size_t ModelAccess::compiled_plans(const Model& model) {
 }
 
 const ArchiveInfo& ModelAccess::archive(const Model& model) { return model.impl_->archive; }
+
+const std::vector<InputNode>& ModelAccess::inputs(const Model& model) { return model.impl_->nodes; }
 
 c10::IValue ModelAccess::call(Model& model, const std::string& name, std::vector<c10::IValue> args,
                               const std::unordered_map<std::string, c10::IValue>& kwargs,

@@ -13,6 +13,7 @@
 namespace ts_infer {
 
 class Archive;
+struct InputNode;
 
 /// What the bindings, the benchmark and torch.h see of a Model beyond its public face.
 struct TS_INFER_API ModelAccess {
@@ -25,6 +26,9 @@ struct TS_INFER_API ModelAccess {
 
   /// All but methods, operators, devices and code.
   static const ArchiveInfo& archive(const Model& model);
+
+  /// The arguments of forward.
+  static const std::vector<InputNode>& inputs(const Model& model);
 
   /// Execution plans that torch's executor of forward has compiled so far.
   static std::size_t compiled_plans(const Model& model);

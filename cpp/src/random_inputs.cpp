@@ -21,7 +21,7 @@ using Shapes = InputShapes;
 /// output is specified, gives the same values everywhere, up to the last bits of log and sin.
 class Source {
  public:
-  /// Each input has a stream of its own: its values do not depend on the sizes of the others.
+  /// Each leaf has a stream of its own: its values do not depend on the sizes of the others.
   Source(std::uint64_t seed, std::size_t input) {
     std::seed_seq sequence{static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32),
                            static_cast<std::uint32_t>(input)};
@@ -124,22 +124,26 @@ Tensor draw_tensor(DType dtype, const Shape& shape, Source source) {
   return tensor;
 }
 
-std::string names_of(const Signature& signature) {
-  std::vector<std::string> names;
-  for (const TensorSpec& input : signature.inputs) names.push_back(input.name);
-  return names.empty() ? "none" : join(names);
+/// What has a shape: an input, or the leaves of one that is a container.
+std::vector<const TensorSpec*> leaves_of(const std::vector<InputNode>& arguments) {
+  std::vector<const TensorSpec*> leaves;
+  for (const InputNode& argument : arguments) {
+    for_each_leaf(argument, [&](const InputNode& node) { leaves.push_back(&node.leaf); });
+  }
+  return leaves;
 }
 
 class Sizes {
  public:
   Sizes(const InputSource& source, const Shapes& given) : source_(source), given_(given) {
-    check_names();
-    for (const TensorSpec& input : source.signature.inputs) {
-      const auto shape = given.find(input.name);
-      if (shape == given.end() || !input.shape) continue;
-      check_rank(input, shape->second);
+    const std::vector<const TensorSpec*> leaves = leaves_of(source.arguments);
+    check_names(leaves);
+    for (const TensorSpec* input : leaves) {
+      const auto shape = given.find(input->name);
+      if (shape == given.end() || !input->shape) continue;
+      check_rank(*input, shape->second);
       for (std::size_t i = 0; i < shape->second.size(); ++i) {
-        const std::string& dim = (*input.shape)[i].name;
+        const std::string& dim = (*input->shape)[i].name;
         if (!dim.empty()) by_dim_.emplace(dim, shape->second[i]);
       }
     }
@@ -175,13 +179,14 @@ class Sizes {
  private:
   std::string where() const { return "[random inputs] " + source_.model + ": "; }
 
-  void check_names() const {
+  void check_names(const std::vector<const TensorSpec*>& leaves) const {
+    std::vector<std::string> names;
+    for (const TensorSpec* leaf : leaves) names.push_back(leaf->name);
     for (const auto& [name, shape] : given_) {
-      bool known = false;
-      for (const TensorSpec& input : source_.signature.inputs) known |= input.name == name;
-      if (known) continue;
+      if (std::find(names.begin(), names.end(), name) != names.end()) continue;
       throw InputError(where() + "a shape for '" + name + "', which is no input: expected one of " +
-                       names_of(source_.signature) + "\n" + source_.signature.to_string());
+                       (names.empty() ? "none" : join(names)) + "\n" +
+                       source_.signature.to_string());
     }
   }
 
@@ -210,8 +215,9 @@ class Sizes {
   std::map<std::string, std::int64_t> by_dim_;
 };
 
-bool is_tensor(const TensorSpec& input, const Shapes& given) {
-  return input.type == "Tensor" || (input.type == "Optional[Tensor]" && given.count(input.name));
+bool is_tensor(const TensorSpec& leaf, const Shapes& given) {
+  return leaf.type == "Tensor" ||
+         (leaf.type == "Optional[Tensor]" && (leaf.shape || given.count(leaf.name) > 0));
 }
 
 }  // namespace
@@ -220,14 +226,15 @@ std::vector<Shapes> random_shapes(const Model& model, std::size_t count, std::ui
   const auto& warmup = ModelAccess::archive(model).warmup_shapes;
   // By name: the range of each dynamic dimension.
   std::map<std::string, std::pair<double, double>> ranges;
-  for (const TensorSpec& input : model.signature().inputs) {
-    for (std::size_t i = 0; input.shape && i < input.shape->size(); ++i) {
-      const Dim& dim = (*input.shape)[i];
+  const std::vector<const TensorSpec*> leaves = leaves_of(ModelAccess::inputs(model));
+  for (const TensorSpec* input : leaves) {
+    for (std::size_t i = 0; input->shape && i < input->shape->size(); ++i) {
+      const Dim& dim = (*input->shape)[i];
       if (dim.name.empty()) continue;
       auto low = static_cast<double>(std::max<std::int64_t>(dim.min.value_or(1), 1));
       auto high = static_cast<double>(dim.max.value_or(0));
       for (const Shapes& shapes : warmup) {
-        const auto shape = shapes.find(input.name);
+        const auto shape = shapes.find(input->name);
         if (dim.max || shape == shapes.end() || i >= shape->second.size()) continue;
         high = std::max(high, static_cast<double>(shape->second[i]));
       }
@@ -246,13 +253,13 @@ std::vector<Shapes> random_shapes(const Model& model, std::size_t count, std::ui
       const double size = range.first * std::pow(range.second / range.first, fraction);
       sizes[name] = std::llround(size);
     }
-    for (const TensorSpec& input : model.signature().inputs) {
-      if (!input.shape) continue;
+    for (const TensorSpec* input : leaves) {
+      if (!input->shape) continue;
       Shape shape;
-      for (const Dim& dim : *input.shape) {
+      for (const Dim& dim : *input->shape) {
         shape.push_back(dim.name.empty() ? dim.min.value_or(1) : sizes.at(dim.name));
       }
-      shapes.emplace(input.name, std::move(shape));
+      shapes.emplace(input->name, std::move(shape));
     }
   }
   return calls;
@@ -260,9 +267,9 @@ std::vector<Shapes> random_shapes(const Model& model, std::size_t count, std::ui
 
 std::vector<Value> random_inputs(const Model& model, const Shapes& shapes, std::uint64_t seed,
                                  const std::map<std::string, Value>& given) {
-  return random_inputs(
-      {model.info().name, model.signature(), ModelAccess::archive(model).warmup_shapes}, shapes,
-      seed, given);
+  return random_inputs({model.info().name, model.signature(), ModelAccess::inputs(model),
+                        ModelAccess::archive(model).warmup_shapes},
+                       shapes, seed, given);
 }
 
 std::vector<Value> random_inputs(const InputSource& source, const Shapes& shapes,
@@ -270,30 +277,41 @@ std::vector<Value> random_inputs(const InputSource& source, const Shapes& shapes
   const Signature& signature = source.signature;
   const Sizes sizes(source, shapes);
   const std::string where = "[random inputs] " + source.model + ": ";
+  const auto is_mentioned = [&](const InputNode& argument) {
+    bool found = given.count(argument.name) > 0;
+    for_each_leaf(argument, [&](const InputNode& node) {
+      found |= shapes.count(node.name) > 0 || given.count(node.name) > 0;
+    });
+    return found;
+  };
+  const auto draw = [&](const InputNode& node) -> std::optional<Value> {
+    const TensorSpec& leaf = node.leaf;
+    if (const auto value = given.find(leaf.name); value != given.end()) return value->second;
+    if (node.is_optional && shapes.count(leaf.name) == 0) return std::nullopt;
+    if (!is_tensor(leaf, shapes)) {
+      throw InputError(where + "'" + leaf.name + "' cannot be drawn: expected a Tensor, got " +
+                       leaf.type + "; give '" + leaf.name + "' itself\n" + signature.to_string());
+    }
+    return draw_tensor(leaf.dtype.value_or(DType::kFloat32), sizes.of(leaf),
+                       Source(seed, node.index));
+  };
   std::vector<Value> values;
   const TensorSpec* left_out = nullptr;
   for (std::size_t i = 0; i < signature.inputs.size(); ++i) {
     const TensorSpec& input = signature.inputs[i];
-    const auto value = given.find(input.name);
-    if (value == given.end() && input.has_default && !shapes.count(input.name)) {
+    const InputNode& argument = source.arguments[i];
+    if (input.has_default && !is_mentioned(argument)) {
       if (!left_out) left_out = &input;
       continue;
     }
-    if (value == given.end() && !is_tensor(input, shapes)) {
-      throw InputError(where + "'" + input.name + "' cannot be drawn: expected a Tensor, got " +
-                       input.type + "; give '" + input.name + "' itself\n" + signature.to_string());
-    }
+    std::optional<Value> value = given.count(input.name) > 0 ? std::optional(given.at(input.name))
+                                                             : build_input(argument, draw);
     if (left_out) {
       throw InputError(where + "'" + input.name + "' comes after '" + left_out->name +
                        "', which is left out: expected a shape for '" + left_out->name +
                        "' too, got none");
     }
-    if (value != given.end()) {
-      values.push_back(value->second);
-      continue;
-    }
-    values.emplace_back(
-        draw_tensor(input.dtype.value_or(DType::kFloat32), sizes.of(input), Source(seed, i)));
+    values.push_back(*std::move(value));
   }
   return values;
 }

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "input_nodes.h"
 #include "ts_infer/model.h"
 
 namespace ts_infer {
@@ -13,10 +14,11 @@ namespace ts_infer {
 struct InputSource {
   const std::string& model;
   const Signature& signature;
+  const std::vector<InputNode>& arguments;
   const std::vector<InputShapes>& warmup_shapes;  // of the archive
 };
 
-/// As the public random_inputs().
+/// As the public random_inputs(); `shapes` and `given` may name leaves too.
 std::vector<Value> random_inputs(const InputSource& source, const InputShapes& shapes,
                                  std::uint64_t seed, const std::map<std::string, Value>& given);
 

@@ -21,13 +21,18 @@ std::string TensorSpec::to_string() const {
     for (const Dim& dim : *shape) dims.push_back(describe(dim));
     text += '[' + join(dims) + ']';
   }
+  if (any_length) text += " (any length)";
+  if (any_keys) text += " (any keys)";
   if (has_default) text += " (optional)";
   return text;
 }
 
 std::string Signature::to_string() const {
   std::string text = "inputs:\n";
-  for (const TensorSpec& input : inputs) text += "  " + input.to_string() + '\n';
+  for (const TensorSpec& input : inputs) {
+    text += "  " + input.to_string() + '\n';
+    for (const TensorSpec& leaf : input.leaves) text += "    " + leaf.to_string() + '\n';
+  }
   text += "outputs:\n";
   for (const TensorSpec& output : outputs) text += "  " + output.to_string() + '\n';
   return text;

@@ -46,11 +46,25 @@ std::optional<InputShapes> between(const InputShapes& large, const InputShapes& 
   return middle;
 }
 
-/// The golden sample's first call; empty where there is none that can be read.
-std::vector<Value> example_of(const Archive& archive) {
+/// The leaves of the golden sample's first call; empty where there is none that can be read.
+std::map<std::string, Value> example_of(const Archive& archive,
+                                        const std::vector<InputNode>& arguments) {
+  std::map<std::string, Value> leaves;
+  const InputVisitor visitor = {
+      [&](const InputNode& /*node*/, const std::string& name, const c10::IValue& leaf) {
+        leaves.emplace(name, from_ivalue(leaf, name));
+      },
+      [](const std::string& /*name*/, const std::string& /*what*/) {
+        // verify() says what does not fit.
+      }};
   try {
     const std::vector<GoldenCall> calls = golden_calls(archive);
-    return calls.empty() ? std::vector<Value>() : from_ivalues(calls.front().inputs, "");
+    if (calls.empty()) return {};
+    const std::vector<c10::IValue>& values = calls.front().inputs;
+    for (std::size_t i = 0; i < values.size() && i < arguments.size(); ++i) {
+      visit_input(arguments[i], values[i], visitor);
+    }
+    return leaves;
   } catch (const Error&) {
     return {};  // verify() says what is wrong with it
   }
@@ -81,11 +95,12 @@ std::string shapes_text(const InputShapes& shapes) {
 }
 
 WarmUp::WarmUp(const LoadOptions& options, const Archive& archive, const std::string& model,
-               const Signature& signature)
+               const Signature& signature, const std::vector<InputNode>& arguments)
     : level_(options.warmup),
       budget_s_(options.warmup_budget_s),
       model_(model),
-      signature_(signature) {
+      signature_(signature),
+      arguments_(arguments) {
   if (level_ != "off" && level_ != "fast" && level_ != "full") {
     throw ModelLoadError("warmup: expected off or fast or full, got \"" + level_ + '"');
   }
@@ -110,7 +125,7 @@ WarmUp::WarmUp(const LoadOptions& options, const Archive& archive, const std::st
       }
     }
   }
-  example_ = example_of(archive);
+  example_ = example_of(archive, arguments_);
   try {
     inputs(sizes_.back());
   } catch (const InputError& error) {
@@ -121,17 +136,16 @@ WarmUp::WarmUp(const LoadOptions& options, const Archive& archive, const std::st
 
 std::vector<Value> WarmUp::inputs(const InputShapes& shapes) const {
   std::map<std::string, Value> values;
-  for (std::size_t i = 0; i < example_.size() && i < signature_.inputs.size(); ++i) {
-    const std::string& name = signature_.inputs[i].name;
+  for (const auto& [name, example] : example_) {
     const auto shape = shapes.find(name);
-    if (!example_[i].is_tensor() || shape == shapes.end()) {
-      values.emplace(name, example_[i]);
-    } else if (auto value = resized(example_[i].as_tensor(), shape->second)) {
+    if (!example.is_tensor() || shape == shapes.end()) {
+      values.emplace(name, example);
+    } else if (auto value = resized(example.as_tensor(), shape->second)) {
       values.emplace(name, *std::move(value));
     }
   }
   // A shape for what is given already would be refused where that is no tensor.
-  return random_inputs({model_, signature_, sizes_}, shapes, /*seed=*/0, values);
+  return random_inputs({model_, signature_, arguments_, sizes_}, shapes, /*seed=*/0, values);
 }
 
 void WarmUp::for_each_size(

@@ -3,11 +3,13 @@
 #include <ATen/core/ivalue.h>
 
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "archive/archive.h"
+#include "input_nodes.h"
 #include "ts_infer/model.h"
 
 namespace ts_infer {
@@ -21,7 +23,7 @@ class WarmUp {
  public:
   /// Finds sizes and inputs; runs nothing. @throws ModelLoadError for an option, as a clause.
   WarmUp(const LoadOptions& options, const Archive& archive, const std::string& model,
-         const Signature& signature);
+         const Signature& signature, const std::vector<InputNode>& arguments);
 
   /// Why there is nothing to run; empty where there is.
   const std::string& reason() const { return reason_; }
@@ -45,8 +47,9 @@ class WarmUp {
   double budget_s_;
   std::string model_;
   Signature signature_;
-  std::vector<Value> example_;      // of the golden sample
-  std::vector<InputShapes> sizes_;  // largest first
+  std::vector<InputNode> arguments_;
+  std::map<std::string, Value> example_;  // by leaf, of the golden sample
+  std::vector<InputShapes> sizes_;        // largest first
   std::string reason_;
 };
 

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "gil.h"
+#include "input_nodes.h"
 #include "model_access.h"
 #include "tensor_access.h"
 #include "ts_infer/error.h"
@@ -264,43 +265,52 @@ std::string kind_of(py::handle object) {
   return name;
 }
 
+// What a dict's key adds to the path of what it holds.
+std::string step_of(py::handle key, const c10::TypePtr& type) {
+  const Conversion converted = convert(key, type, std::nullopt);
+  return converted.value ? path_step(*converted.value)
+                         : "[" + py::repr(key).cast<std::string>() + "]";
+}
+
 // What was wrong, said of the innermost element that does not convert by itself.
-std::string mismatch(const std::string& place, py::handle object, const c10::TypePtr& type,
+std::string mismatch(const std::string& path, py::handle object, const c10::TypePtr& type,
                      const std::string& reason) {
-  const auto inside = [](const std::string& item_place, py::handle item,
+  const auto inside = [](const std::string& item_path, py::handle item,
                          const c10::TypePtr& item_type) -> std::optional<std::string> {
     const Conversion item_conversion = convert(item, item_type, std::nullopt);
     if (item_conversion.value) return std::nullopt;
-    return mismatch(item_place, item, item_type, item_conversion.reason);
+    return mismatch(item_path, item, item_type, item_conversion.reason);
   };
-  const auto at = [&place](const py::handle& key) {
-    return place + "[" + py::repr(key).cast<std::string>() + "]";
-  };
+  const auto at = [&path](std::size_t index) { return path + "[" + std::to_string(index) + "]"; };
   if (const auto optional = type->cast<c10::OptionalType>(); optional && !object.is_none()) {
     // Optional[Tensor] is named whole; of an optional container the element to blame is.
     if (!optional->getElementType()->containedTypes().empty()) {
-      return mismatch(place, object, optional->getElementType(), reason);
+      return mismatch(path, object, optional->getElementType(), reason);
     }
   } else if (const auto list = type->cast<c10::ListType>();
              list && (PyList_Check(object.ptr()) || PyTuple_Check(object.ptr()))) {
     std::size_t index = 0;
     for (const py::handle item : object) {
-      if (auto found = inside(at(py::int_(index++)), item, list->getElementType())) return *found;
+      if (auto found = inside(at(index++), item, list->getElementType())) return *found;
     }
   } else if (const auto tuple = type->cast<c10::TupleType>();
              tuple && PyTuple_Check(object.ptr()) && py::len(object) == tuple->elements().size()) {
     std::size_t index = 0;
     for (const py::handle item : object) {
-      const c10::TypePtr& item_type = tuple->elements()[index];
-      if (auto found = inside(at(py::int_(index++)), item, item_type)) return *found;
+      const std::string item_path =
+          tuple->schema() ? path + "." + tuple->schema()->arguments()[index].name() : at(index);
+      const c10::TypePtr& item_type = tuple->elements()[index++];
+      if (auto found = inside(item_path, item, item_type)) return *found;
     }
   } else if (const auto dict = type->cast<c10::DictType>(); dict && PyDict_Check(object.ptr())) {
     for (const auto& [key, value] : py::reinterpret_borrow<py::dict>(object)) {
-      if (auto found = inside(place + " (a key)", key, dict->getKeyType())) return *found;
-      if (auto found = inside(at(key), value, dict->getValueType())) return *found;
+      if (auto found = inside(path + " (a key)", key, dict->getKeyType())) return *found;
+      const std::string item_path = path + step_of(key, dict->getKeyType());
+      if (auto found = inside(item_path, value, dict->getValueType())) return *found;
     }
   }
-  std::string text = place + ": expected " + type->annotation_str() + ", got " + kind_of(object);
+  std::string text =
+      "input \"" + path + "\": expected " + type->annotation_str() + ", got " + kind_of(object);
   const bool says_why = is_number(*type) && reason.rfind("Unable to cast", 0) != 0;
   if (is_array(object) || says_why || type->kind() == c10::TypeKind::AnyType) {
     text += " (" + reason + ")";
@@ -331,8 +341,8 @@ c10::IValue argument_value(const Model& model, const std::string& method,
   Conversion conversion = convert(object, type, argument.N());
   if (conversion.value) return *std::move(conversion.value);
   throw InputError("[call] " + model.info().name + ": " +
-                   mismatch("input \"" + argument.name() + "\"", object, type, conversion.reason) +
-                   "\n" + signature_text(model, method, schema));
+                   mismatch(argument.name(), object, type, conversion.reason) + "\n" +
+                   signature_text(model, method, schema));
 }
 
 // Of a keyword; what UTF-8 cannot write is no name of an input.
@@ -380,6 +390,11 @@ py::object call_method(Model& model, const std::string& method, py::handle args,
   std::string reason;
   try {
     return toPyObject(std::move(result));
+  } catch (py::error_already_set& error) {
+    if (!error.matches(PyExc_UnicodeDecodeError)) throw;
+    reason = "expected strings that are UTF-8, got one that is not (" +
+             py::str(error.value()).cast<std::string>() +
+             "); TorchScript counts and cuts strings by bytes";
   } catch (const c10::Error& error) {
     reason = error.what_without_backtrace();
   } catch (const std::runtime_error& error) {

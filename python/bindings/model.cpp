@@ -182,6 +182,7 @@ void bind_model(py::module_& module) {
       .def_readwrite("warmup", &LoadOptions::warmup)
       .def_readwrite("warmup_budget_s", &LoadOptions::warmup_budget_s)
       .def_readwrite("warmup_shapes", &LoadOptions::warmup_shapes)
+      .def_readwrite("verify", &LoadOptions::verify)
       .def_readwrite("reuse_memory", &LoadOptions::reuse_memory)
       .def_readwrite("map_weights", &LoadOptions::map_weights)
       .def_readwrite("graphs", &LoadOptions::graphs)

@@ -40,7 +40,8 @@ void bind_signature(py::module_& module) {
         return py::str("Dim(name={!r}, min={}, max={})").format(self.name, self.min, self.max);
       });
 
-  py::class_<TensorSpec>(module, "TensorSpec", "One argument or result of a model.")
+  py::class_<TensorSpec>(module, "TensorSpec",
+                         "One argument or result of a model, or a leaf of an argument.")
       .def_readonly("name", &TensorSpec::name)
       .def_readonly("type", &TensorSpec::type,
                     "In TorchScript: \"Tensor\", \"List[Tensor]\", \"int\", ...")
@@ -48,6 +49,15 @@ void bind_signature(py::module_& module) {
       .def_readonly("shape", &TensorSpec::shape,
                     "Of a Tensor, one Dim an axis; None: rank unknown, not checked.")
       .def_readonly("has_default", &TensorSpec::has_default, "Whether it may be left out.")
+      .def_readonly(
+          "leaves", &TensorSpec::leaves,
+          "Of an argument that is a list, tuple or dict: what it is made of, depth-first; "
+          "names are paths such as \"sensors.imu\" and \"clips[0]\". Empty: unknown, not "
+          "checked.")
+      .def_readonly("any_length", &TensorSpec::any_length,
+                    "Whether its lists may have more and fewer elements than there are leaves.")
+      .def_readonly("any_keys", &TensorSpec::any_keys,
+                    "Whether its dicts may have more and fewer keys.")
       .def("__str__", &TensorSpec::to_string)
       .def("__repr__",
            [](const TensorSpec& self) { return "<TensorSpec " + self.to_string() + ">"; });
@@ -55,7 +65,7 @@ void bind_signature(py::module_& module) {
   py::class_<Signature>(module, "Signature", R"(What a model takes and returns.
 
 Outputs are flattened depth-first, dict entries in insertion order. Without a manifest in the
-archive, dtypes and shapes are unknown. ``str(signature)`` has one line an entry.)")
+archive, dtypes and shapes are unknown. ``str(signature)`` has one line an entry and a leaf.)")
       .def_readonly("inputs", &Signature::inputs)
       .def_readonly("outputs", &Signature::outputs)
       .def("__str__", &Signature::to_string)

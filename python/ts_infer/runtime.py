@@ -95,6 +95,7 @@ def load(
     warmup: str = "fast",
     warmup_budget_s: float = 10,
     warmup_shapes: Iterable[Mapping[str, Sequence[int]]] = (),
+    verify: bool = False,
     reuse_memory: bool = True,
     map_weights: bool = True,
     graphs: bool = False,
@@ -136,6 +137,9 @@ def load(
         warmup_budget_s: Seconds after which no further warm-up call is started; ``on_log`` then
             says what was left out.
         warmup_shapes: Sizes to warm up, `[{"x": [8, 3]}]`. Empty: the archive's own.
+        verify: Make the calls of the golden sample, which ``ts_infer.export`` put into the file, on
+            a copy of the state, and hold their outputs against it as ``ts_infer.runtime.verify``
+            does. Where one differs, or the file has no golden sample, it is a ModelLoadError.
         reuse_memory: On the host, keep the large buffers of a call for the next one.
         map_weights: On the host, use the weights of a file where it is mapped, and copy none.
             Processes and models share its pages; one that a model writes to becomes its own. While
@@ -178,6 +182,7 @@ def load(
     options.warmup_shapes = [
         {name: list(shape) for name, shape in shapes.items()} for shapes in warmup_shapes
     ]
+    options.verify = verify
     options.reuse_memory = reuse_memory
     options.map_weights = map_weights
     options.graphs = graphs

@@ -94,6 +94,17 @@ TEST(ArchiveTest, LoadNamesTheMemberWhoseBitFlipped) {
   }
 }
 
+TEST(ArchiveTest, WhatATraceLeavesIsNotLookedAt) {
+  torch::jit::Module module = testing::make_module("def forward(self, x):\n    return x + 1\n");
+  module.store_traced_inputs("forward", {at::ones({2, 4})});
+  const std::string bytes = testing::save(module);
+  ASSERT_NE(bytes.find("traced_inputs.pkl"), bytes.npos);
+  std::vector<float> values = {1, 2};
+  Model model = testing::load_bytes(bytes);
+  const std::vector<Tensor> outputs = model.forward({Tensor::from_vector(values, {2})});
+  EXPECT_EQ(outputs.at(0).data<float>()[1], 3);
+}
+
 TEST(ArchiveTest, InfoIsReadWithoutLoading) {
   const std::string bytes = testing::archive(kLinearSource);
   const ArchiveInfo info = read_model_info(bytes.data(), bytes.size());

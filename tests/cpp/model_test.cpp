@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "archives.h"
+#include "ts_infer/benchmark.h"
 #include "ts_infer/torch.h"
 
 namespace ts_infer {
@@ -235,7 +236,46 @@ TEST(ModelTest, CallSaysWhichElementHasTheWrongType) {
   EXPECT_THAT(message_of<InputError>([&] {
                 model.call({Value::List{ones({1}), 3}});
               }),
-              HasSubstr("input \"x\"[1]: expected Tensor, got int"));
+              HasSubstr("input \"x[1]\": expected Tensor, got int"));
+}
+
+constexpr const char* kNestedManifest = R"({"schema": 1, "name": "nested", "inputs": [
+  {"name": "sensors", "type": "Dict[str, Tensor]", "leaves": [
+    {"name": "sensors.imu", "dtype": "float32", "shape": [{"name": "b", "min": 1, "max": 4}, 3]},
+    {"name": "sensors.gps", "dtype": "float32", "shape": [3]}]},
+  {"name": "x", "dtype": "float32", "shape": [{"name": "b", "min": 1, "max": 4}, 1]}]})";
+
+TEST(ModelTest, CallHoldsTheLeavesOfContainersAgainstTheManifest) {
+  Model model =
+      load_bytes(archive("def forward(self, sensors: Dict[str, Tensor], x):\n"
+                         "    return (sensors[\"imu\"] + sensors[\"gps\"]) * x\n",
+                         kNestedManifest));
+  const auto refusal = [&](const Value::Dict& sensors, const Tensor& x) {
+    return message_of<InputError>([&] { model.call({sensors, x}); });
+  };
+  EXPECT_THAT(refusal({{"imu", ones({8, 3})}, {"gps", ones({3})}}, ones({8, 1})),
+              HasSubstr("input \"sensors.imu\": dimension 0: expected 1 or more and at most 4"));
+  EXPECT_THAT(refusal({{"imu", ones({2, 3})}}, ones({2, 1})),
+              HasSubstr("input \"sensors.gps\": expected a value, got a dict without this key"));
+  EXPECT_THAT(refusal({{"imu", ones({2, 3})}, {"gps", 3}}, ones({2, 1})),
+              HasSubstr("input \"sensors.gps\": expected Tensor, got int"));
+  EXPECT_THAT(refusal({{"imu", ones({2, 3})}, {"gps", ones({3})}}, ones({3, 1})),
+              HasSubstr("input \"x\": dimension 0: expected 2, as \"b\" is elsewhere"));
+  const Value::Dict fine = {{"gps", ones({3})}, {"imu", ones({1, 3})}};
+  EXPECT_THAT(values(model.call({fine, ones({1, 1})}).as_tensor()), ElementsAre(2, 2, 2));
+}
+
+TEST(ModelTest, RandomInputsPutContainersTogether) {
+  Model model =
+      load_bytes(archive("def forward(self, sensors: Dict[str, Tensor], x):\n"
+                         "    return (sensors[\"imu\"] + sensors[\"gps\"]) * x\n",
+                         kNestedManifest));
+  const std::vector<Value> drawn =
+      random_inputs(model, {{"sensors.imu", {2, 3}}}, /*seed=*/0, {{"sensors.gps", ones({3})}});
+  EXPECT_THAT(drawn.at(0).at("imu").as_tensor().shape(), ElementsAre(2, 3));
+  EXPECT_THAT(values(drawn.at(0).at("gps").as_tensor()), ElementsAre(1, 1, 1));
+  EXPECT_THAT(drawn.at(1).as_tensor().shape(), ElementsAre(2, 1));
+  EXPECT_EQ(model.call(drawn).as_tensor().shape(), (std::vector<std::int64_t>{2, 3}));
 }
 
 TEST(ModelTest, CallRefusesUnknownMissingAndDoubleArguments) {

@@ -96,6 +96,63 @@ def test_alone_sees_state(tmp_path: Path) -> None:
     assert any(note.startswith("the model has state: call 2") for note in report.notes)
 
 
+def test_level_counts_without_a_module_too(tmp_path: Path) -> None:
+    path = tmp_path / "doubled.pt"
+    ts_infer.export(Doubled().eval(), X, path, audit="fast")
+    full, fast = (ts_infer.audit(path, audit=level) for level in ("full", "fast"))
+    assert [probe.name for probe in full.probes] == ["graph", "golden", "repeats", "sizes"]
+    assert [probe.name for probe in fast.probes] == ["graph", "golden", "repeats"]
+    assert [probe.runs for probe in (full.probes[2], fast.probes[2])] == [3, 1]
+    assert "audit, full:" in str(full)
+    assert "audit, fast:" in str(fast)
+
+
+@pytest.mark.parametrize("beside_module", [True, False])
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"audit": "off"}, "audit: expected one of full, fast, got 'off'; an audit that is off"),
+        ({"audit": "deep"}, "audit: expected one of full, fast, got 'deep'"),
+        ({"audit": None}, "audit: expected one of full, fast, got None"),
+        ({"allow": "values-differ,extremes-differ"}, r'allow: expected a list such as \["tracer'),
+        ({"allow": None}, "allow: expected a list"),
+        ({"allow": [1]}, "allow: expected a list of strings .* got 1 in it"),
+        ({"allow": ["values-differs"]}, "allow: expected codes among .* got values-differs"),
+        ({"allow": ["eager-failed"]}, "it leaves nothing to export"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(
+    traced_gate: Path, beside_module: bool, options: dict[str, Any], match: str
+) -> None:
+    given = make_gate() if beside_module else ()
+    with pytest.raises(ValueError, match=rf"^\[audit\] gate: {match}"):
+        ts_infer.audit(traced_gate, *given, **options)
+
+
+def test_options_have_one_name(traced_gate: Path) -> None:
+    with pytest.raises(TypeError, match="level"):
+        ts_infer.audit(traced_gate, level="off")  # type: ignore[call-arg]
+    with pytest.raises(SystemExit) as caught:
+        main(["audit", str(traced_gate), "--audit", "off"])
+    assert caught.value.code == 2
+
+
+def test_modules_that_do_not_fit_are_refused(traced_gate: Path) -> None:
+    for module, match in (
+        ("Gate", "module: expected a torch.nn.Module, got str"),
+        (Gate().train(), "module: expected eval mode, got training mode"),
+    ):
+        given: Any = module
+        with pytest.raises(ValueError, match=rf"^\[audit\] gate: {match}"):
+            ts_infer.audit(traced_gate, given, X)
+        with pytest.raises(ValueError, match=rf"^\[compile\] gate: {match}"):
+            ts_infer.compile(traced_gate, module=given)
+    with pytest.raises(ValueError, match=r"preserved_methods: expected methods of Gate .* 'reset'"):
+        ts_infer.audit(traced_gate, *make_gate(), preserved_methods=["reset"])
+    with pytest.raises(ValueError, match="preserved_methods: expected none without a module"):
+        ts_infer.audit(traced_gate, preserved_methods=["reset"])
+
+
 def test_what_is_no_archive_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("not a model", encoding="utf-8")

@@ -579,12 +579,13 @@ def test_nested_inputs_and_keyword_inputs(path: Path) -> None:
     shapes = {"pair": ({0: BATCH}, {0: BATCH})}
     report = export(Nested().eval(), (pair, table), path, dynamic_shapes=shapes, audit="full")
     assert {"batch": 8} in [run.sizes for run in report.runs]
-    assert "table['offset'] alone negated or shuffled" in [run.inputs for run in report.runs]
-    assert manifest(path)["inputs"] == [
-        {"name": "pair", "type": "Tuple[Tensor, Tensor]"},
-        {"name": "table", "type": "Dict[str, Tensor]"},
+    assert "table.offset alone negated or shuffled" in [run.inputs for run in report.runs]
+    leaves = [leaf["name"] for entry in manifest(path)["inputs"] for leaf in entry["leaves"]]
+    assert leaves == ["pair[0]", "pair[1]", "table.offset"]
+    assert manifest(path)["warmup_shapes"] == [
+        {"pair[0]": [8, 3], "pair[1]": [8, 3], "table.offset": [3]},
+        {"pair[0]": [1, 3], "pair[1]": [1, 3], "table.offset": [3]},
     ]
-    assert manifest(path)["warmup_shapes"] == []
     keyword_report = export(Nested().eval(), {"table": table, "pair": pair}, path)
     assert keyword_report.ok
 
@@ -673,6 +674,9 @@ def test_one_dim_with_two_ranges_is_refused(path: Path) -> None:
         ({"audit": "deep"}, "audit: expected one of full, fast, off, got 'deep'"),
         ({"allow": ["typo"]}, "allow: expected codes among tracer-warning, .* got typo"),
         ({"allow": ["trace-failed"]}, "it leaves nothing to export"),
+        ({"allow": "tracer-warning"}, r"allow: expected a list such as .* got .tracer-warning"),
+        ({"audit": ["full"]}, r"audit: expected one of full, fast, off, got \['full'\]"),
+        ({"preserved_methods": "reset"}, "preserved_methods: expected a list such as"),
         ({"preserved_methods": ["reset"]}, r"expected methods of Dicts .* got 'reset'"),
         ({"output_names": ["only"]}, r"expected 2 different names.*\['sum', 'product'\]"),
         ({"warmup_shapes": [{"y": [2, 3]}]}, r"warmup_shapes\[0\]: expected the shapes of x"),

@@ -390,6 +390,217 @@ def test_names_that_leave_the_folder_or_clash_are_refused() -> None:
             runtime.load(rezipped(contents, add))
 
 
+def with_member(name: str, data: bytes, *, folder: str = "archive") -> bytes:
+    """An archive with one member more, which is the last one."""
+    buffer = io.BytesIO(archive_bytes(Affine()))
+    with zipfile.ZipFile(buffer, "a") as file:
+        file.writestr(f"{folder}/{name}", data)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "again"),
+    [
+        ("version", "VERSION"),
+        ("data/0", "DATA/0"),
+        ("constants.pkl", "Constants.pkl"),
+        ("extra/a", "extra/a"),
+    ],
+)
+def test_names_that_libtorch_confuses_are_refused(name: str, again: str) -> None:
+    contents = with_member(name, b"2") if name.startswith("extra") else archive_bytes(Affine())
+    buffer = io.BytesIO(contents)
+    with zipfile.ZipFile(buffer, "a") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of duplicate names
+        file.writestr(f"archive/{again}", b"2")
+    with pytest.raises(ModelLoadError, match="two members are called"):
+        runtime.load(buffer.getvalue())
+
+
+def test_members_of_a_folder_in_another_case_are_looked_at() -> None:
+    """Libtorch finds them there."""
+    buffer = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(with_code('torch.save(x, "f")'))) as old,
+        zipfile.ZipFile(buffer, "w") as new,
+    ):
+        for number, name in enumerate(old.namelist()):
+            folder, _, inner = name.partition("/")
+            new.writestr(f"{folder.upper() if number else folder}/{inner}", old.read(name))
+    with pytest.raises(ModelLoadError, match="aten::save"):
+        runtime.load(buffer.getvalue())
+
+
+def test_members_outside_the_folder_are_not_taken_for_those_within() -> None:
+    """Libtorch would read beyond the record in the folder."""
+    outside = with_altered_values(b"K\x03tQ", b"K\x04tQ")
+    buffer = io.BytesIO(outside)
+    with zipfile.ZipFile(buffer, "a") as file:
+        file.writestr("data/0", bytes(16))
+    with pytest.raises(ModelLoadError, match="storage 0: expected 3 elements at most"):
+        runtime.load(buffer.getvalue())
+    x = torch.ones(3)
+    contents = with_member("._data.pkl", b"\0\5", folder="__MACOSX")
+    torch.testing.assert_close(runtime.load(contents)(x), Affine()(x))
+
+
+def test_a_tensor_on_meta_has_no_record_only_while_it_stays_there() -> None:
+    changed = with_altered_values(b"X\x03\0\0\0cpuq\x06K\x03tQ", b"X\x04\0\0\0metaq\x06K\x7ftQ")
+    assert runtime.read_model_info(changed).damaged == []
+    for location in (b"cuda:0", b"meta:0", b"META"):
+        text = b"X" + len(location).to_bytes(4, "little") + location
+        elsewhere = with_altered_values(b"X\x03\0\0\0cpuq\x06K\x03tQ", text + b"q\x06K\x7ftQ")
+        with pytest.raises(ModelLoadError, match="storage 0: expected 3 elements at most"):
+            runtime.load(elsewhere)
+
+
+class Child(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.save = nn.Parameter(torch.ones(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.save
+
+
+class Own(nn.Module):
+    """Has an attribute, a part and a method that are called like restricted operators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.save = nn.Parameter(torch.ones(2))
+        self.inductor = Child()
+        self.plain = Child()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.save
+
+    @torch.jit.export
+    def from_file(self, x: Tensor) -> Tensor:
+        return x
+
+
+def with_own(statement: str, *, declaration: str = "", file: str = "") -> bytes:
+    """An archive of Own whose forward first runs this, with more in its class, or after it."""
+
+    def change(name: str, data: bytes) -> list[tuple[str, bytes]]:
+        source = data.decode(errors="replace")
+        if not name.endswith(".py") or "class Own(" not in source:
+            return [(name, data)]
+        found = re.search(r"def forward\(self.*?-> Tensor:\n", source, re.DOTALL)
+        assert found is not None
+        source = f"{source[: found.end()]}    {statement}\n{source[found.end() :]}{file}"
+        source = source.replace("  training : bool\n", f"  training : bool\n{declaration}", 1)
+        return [(name, source.encode())]
+
+    return rezipped(archive_bytes(Own()), change)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "y = self.save + 1",
+        "y = (self).save",
+        'y = getattr(self, "save")',
+        "y = self.inductor.save",
+        "y = (self.inductor).forward(x, )",
+        "y = self.plain.save.size()",
+        "child = self.inductor\n    y = child.save\n    z = (child).forward(x, )",
+        'child = getattr(self, "plain")\n    y = torch.add(child.save, x)',
+        "y = self.from_file(x)",
+        'y = "a\\n"\n    z = getattr(self, "plain")',
+        "self.save = torch.zeros([2])",
+    ],
+)
+def test_names_of_the_archives_own_are_no_operators(statement: str) -> None:
+    contents = with_own(statement)
+    assert runtime.read_model_info(contents).restricted_operators == []
+    model = runtime.load(contents)
+    with torch.inference_mode():
+        expected = jit_load(io.BytesIO(contents))(torch.ones(2))
+    torch.testing.assert_close(model(torch.ones(2)), expected)
+
+
+def test_names_of_the_archives_own_packages_are_no_operators() -> None:
+    file = "def f(x: Tensor) -> Tensor:\n  return torch.neg(x)\n"
+
+    def change(name: str, data: bytes) -> list[tuple[str, bytes]]:
+        extra = [("code/__torch__/save/inductor.py", file.encode())] if name == "version" else []
+        return [(name, data), *extra]
+
+    contents = rezipped(with_own("x = __torch__.save.inductor.f(x, )"), change)
+    assert runtime.read_model_info(contents).restricted_operators == []
+    torch.testing.assert_close(runtime.load(contents)(torch.ones(2)), torch.zeros(2))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"statement": "self.save.save('f')"},
+        {"statement": "(self.save).save('f')"},
+        {"statement": "y = self.save\n    y.save('f')"},
+        {"statement": "self.plain.training.save('f')"},
+        {"statement": "self = x\n    self.save('f')"},
+        {"statement": "self = torch\n    self.save(x, 'f')"},
+        {"statement": "self, y = x, x\n    self.save('f')"},
+        {"statement": "for self in [x]:\n      self.save('f')"},
+        {"statement": "y = [self.save('f') for self in [x]]"},
+        {"statement": "with x as self:\n      self.save('f')"},
+        {"statement": "y = self\n    y = x\n    y.save('f')"},
+        {"statement": "y = self.plain if bool(x.sum()) else x\n    y.save('f')"},
+        {"statement": "torch.save(x, 'f')\n    torch = self.plain"},
+        {"statement": "inf.save('f')\n    inf = self.plain"},
+        {"statement": "__torch__ = torch\n    __torch__.save(x, 'f')"},
+        {"statement": "torch.neg(self.inductor.save).save('f')"},
+        {"statement": "ops.aten.save(x, 'f')"},
+        {"statement": "ops.inductor.accumulate_grad_(x, x)"},
+        {"statement": "y = getattr(self.save, 'save')('f')"},
+        {"statement": "y = getattr(self, 'plain', torch.save(x, 'f'))"},
+        {"statement": "y = getattr(self, 'plain', z=torch.save(x, 'f'))"},
+        {"statement": "g = getattr\n    g(x, 'save')('f')"},
+        {"statement": "getattr(torch, 'sa' 've')(x, 'f')"},
+        {"statement": "def g(s: Tensor) -> int:\n      s.save('f')\n      return 1\n    y = g(x)"},
+        {"statement": "def g(self: Tensor) -> int:\n      self.save('f')\n      return 1"},
+        {
+            "statement": "__torch__.test_gate.Kind.ONE.save('f')",
+            "file": "class Kind(Enum):\n  ONE : int = 1\n",
+        },
+        {
+            "statement": "self.kind.save('f')",
+            "declaration": "  kind : __torch__.test_gate.Kind\n",
+            "file": "class Kind(Enum):\n  save : int = 1\n",
+        },
+        {
+            "statement": "self.other.save('f')",
+            "declaration": "  other : __torch__.test_gate.Other\n",
+            "file": "class Other(Module):\n  save : Final[int] = 1\n",
+        },
+        {
+            "statement": "self.other.save('f')",
+            "declaration": "  other : __torch__.test_gate.Other\n",
+            "file": "class Other(Module):\n  __forward_hooks__ = ['save']\n"
+            "  def save(self, x: Tensor, y: Tensor) -> Tensor:\n    return x\n",
+        },
+        {
+            "statement": "self.other.save('f')",
+            "declaration": "  other : __torch__.test_gate.Other\n",
+            "file": 2 * "class Other(Module):\n  save : Tensor\n",
+        },
+        {
+            "statement": "self.other.save('f')",
+            "declaration": "  other : __torch__.torch.classes.test_gate.Other\n",
+        },
+        {"statement": "y = self.save", "file": "def f(x: Tensor):\n  return (\n"},
+    ],
+    ids=lambda options: options["statement"],
+)
+def test_what_is_not_certainly_a_name_of_the_archives_own_is_refused(
+    options: dict[str, str],
+) -> None:
+    with pytest.raises(ModelLoadError, match=r"a use of .*(aten::save|inductor::)"):
+        runtime.load(with_own(**options))
+
+
 def test_archives_of_old_are_refused() -> None:
     def add(inner: str, data: bytes) -> list[tuple[str, bytes]]:
         return [(inner, data), *([("model.json", b"{}")] if inner == "version" else [])]

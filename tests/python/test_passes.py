@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -102,3 +105,37 @@ def test_the_binary_takes_the_switch(
     assert any("1 attention" in text for text in document["model"]["decisions"])
     assert not any("1 LSTM" in text for text in document["model"]["decisions"])
     assert run("--disable-pass", "x").returncode == 2
+
+
+@pytest.mark.parametrize("processor", ["portable", "avx2", "avx512", "z80"])
+def test_the_environment_chooses_the_processor_that_kernels_are_for(
+    processor: str, everything: tuple[nn.Module, Path]
+) -> None:
+    code = """if True:
+        import sys, torch
+        from ts_infer import runtime
+        torch.manual_seed(0)
+        model = runtime.load(sys.argv[1], warmup="off")
+        print([text for text in model.info().decisions if "own kernels" in text])
+        print(model(torch.randn(2, 3, 40)).double().sum().item())
+    """
+
+    def run(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code, str(everything[1])],
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    done = run({"TS_INFER_CPU": processor})
+    if done.returncode == 0:
+        decisions, total = done.stdout.splitlines()
+        assert f", with {processor}" in decisions
+        assert float(total) == pytest.approx(float(run({}).stdout.splitlines()[1]), rel=1e-5)
+    else:
+        assert processor not in {"portable"}
+        assert "ModelLoadError: [load] " in done.stderr
+        assert "TS_INFER_CPU: expected portable" in done.stderr
+        assert f'which this processor has, got "{processor}"' in done.stderr

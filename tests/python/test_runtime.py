@@ -418,16 +418,16 @@ def test_forward_raises_when_an_input_is_wrong(
 
 
 NESTED_ERRORS: list[tuple[type[nn.Module], tuple[Any, ...], str]] = [
-    (Lists, ([ONES, "x"], [], [], []), r'"xs"\[1\]: expected Tensor, got str'),
-    (Lists, ([ONES, None], [], [], []), r'"xs"\[1\]: expected Tensor, got None'),
-    (Lists, ([], [1, "x"], [], []), r'"ints"\[1\]: expected int, got str'),
+    (Lists, ([ONES, "x"], [], [], []), r'"xs\[1\]": expected Tensor, got str'),
+    (Lists, ([ONES, None], [], [], []), r'"xs\[1\]": expected Tensor, got None'),
+    (Lists, ([], [1, "x"], [], []), r'"ints\[1\]": expected int, got str'),
     (Lists, (ONES, [], [], []), r'"xs": expected List\[Tensor\], got Tensor'),
-    (Dicts, ({"k": [ONES, 3]}, {}), r""""groups"\['k'\]\[1\]: expected Tensor, got int"""),
-    (Dicts, ({"k": ONES}, {}), r""""groups"\['k'\]: expected List\[Tensor\], got Tensor"""),
-    (Tuples, ((ONES, (2,)),), r'"pair"\[1\]: expected Tuple\[int, Tensor\], got tuple of 1'),
+    (Dicts, ({"k": [ONES, 3]}, {}), r'"groups\.k\[1\]": expected Tensor, got int'),
+    (Dicts, ({"k": ONES}, {}), r'"groups\.k": expected List\[Tensor\], got Tensor'),
+    (Tuples, ((ONES, (2,)),), r'"pair\[1\]": expected Tuple\[int, Tensor\], got tuple of 1'),
     (Tuples, ([ONES, 2],), r'"pair": expected Tuple\[.*, got list of 2'),
     (Optionals, ("x",), r'"x": expected Optional\[Tensor\], got str'),
-    (Optionals, (ONES, None, [ONES, 1]), r'"xs"\[1\]: expected Tensor, got int'),
+    (Optionals, (ONES, None, [ONES, 1]), r'"xs\[1\]": expected Tensor, got int'),
     (Unions, ("x",), r'"x": expected Union\[.*, got str'),
     (Scalars, ("3", 1.0, True, "", 0j), '"i": expected int, got str'),
     (Scalars, (2**70, 1.0, True, "", 0j), '"i": expected int, got one of more than 64 bits'),
@@ -503,6 +503,30 @@ def test_forward_raises_execution_error_when_the_model_fails(
             model(ONES, how)
         assert str(caught.value).startswith("[call] ")
         assert_readable(str(caught.value))
+
+
+class Reversed(nn.Module):
+    """TorchScript's strings are bytes, which it cuts anywhere."""
+
+    def forward(self, word: str, nested: bool) -> tuple[str, list[dict[str, int]]]:
+        back = word[::-1]
+        return ("", [{back: 1}]) if nested else (back, [{"": 1}])
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_forward_raises_execution_error_for_a_string_that_is_no_utf8(
+    nested: bool, save_model: SaveModel
+) -> None:
+    model = runtime.load(save_model(Reversed(), "reversed"))
+    assert model("abc", False)[0] == "cba"
+    with pytest.raises(
+        ts_infer.ExecutionError,
+        match=r"^\[call\] reversed: the result of forward has no form in Python: expected strings "
+        r"that are UTF-8, got one that is not \('utf-8' codec can't decode .*\); TorchScript "
+        r"counts and cuts strings by bytes$",
+    ):
+        model("Normanðy", nested)
+    assert model("abc", True) == ("", [{"cba": 1}])
 
 
 def test_load_raises_when_the_path_does_not_exist(tmp_path: Path) -> None:

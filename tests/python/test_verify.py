@@ -263,3 +263,57 @@ def test_verify_command_exits_2_for_a_digest_that_is_none(ts_infer: RunBinary) -
     result = ts_infer("verify", "m.pt", "--sha256", "12")
     assert result.returncode == 2
     assert "expected 64 hexadecimal digits, got '12'" in result.stderr
+
+
+def test_load_verifies_where_it_is_asked_to(counting: Path, differing: Path) -> None:
+    for source in (counting, counting.read_bytes()):
+        model = runtime.load(source, device="cpu", verify=True)
+        assert [step.name for step in model.info().load_steps][-1] == "verify"
+        # On a copy of the state, and before anything counts.
+        assert model.stats().count == 0
+        assert model(torch.zeros(2)).tolist() == [1, 1]
+    assert runtime.load(differing, device="cpu")(torch.ones(1), torch.ones(1)).item() == 2
+
+
+@pytest.mark.parametrize("executor", runtime.executors())
+def test_load_that_verifies_says_which_output_differs(differing: Path, executor: str) -> None:
+    with pytest.raises(ModelLoadError) as caught:
+        runtime.load(differing, device="cpu", executor=executor, verify=True)
+    assert str(caught.value) == (
+        f"[load] {differing}: verify: 1 of 3 outputs differ from the golden sample on cpu; the "
+        "first: call 2, sum at [1, 0]: expected 2.5, got 2; 1 of 4 elements differ (by 0.5, "
+        "allowed 0.00026); ts_infer verify shows them all, optimize=false or a name in "
+        "disabled_passes may mend it"
+    )
+
+
+def test_load_that_verifies_needs_a_golden_sample_that_fits(
+    affine_path: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelLoadError, match=r"verify: expected a golden sample .* without verify"):
+        runtime.load(affine_path, device="cpu", verify=True)
+    assert runtime.load(affine_path, device="cpu", verify=False) is not None
+    calls = [{"inputs": [torch.ones(2)], "outputs": [torch.ones(2)]}]
+    path = save(Pair(), tmp_path / "pair.pt", calls, ["a", "b"])
+    with pytest.raises(ModelLoadError, match="verify: its golden sample does not fit it: "):
+        runtime.load(path, device="cpu", warmup="off", verify=True)
+
+
+def test_load_that_verifies_leaves_random_generators_alone(counting: Path) -> None:
+    before = torch.get_rng_state()
+    runtime.load(counting, device="cpu", verify=True)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("verb", [["run", "--iterations", "1"], ["bench", "--duration", "0.01"]])
+def test_commands_verify_in_load(
+    ts_infer: RunBinary, counting: Path, differing: Path, verb: list[str]
+) -> None:
+    given = ["--shape", "x=2", "--verify", "--json", "-"]
+    result = ts_infer(verb[0], counting, *verb[1:], *given)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["options"]["verify"] is True
+    result = ts_infer(verb[0], differing, *verb[1:], "--shape", "a=2", "--shape", "b=2", "--verify")
+    assert result.returncode == 3
+    assert "the first: call 2, sum at [1, 0]: expected 2.5, got 2" in result.stderr
+    assert result.stdout == ""

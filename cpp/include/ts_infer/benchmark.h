@@ -42,9 +42,9 @@ TS_INFER_API BenchmarkResult benchmark(Model& model, const std::vector<Value>& a
                                        const BenchmarkOptions& options = {});
 
 /// Arguments for model.call() drawn at random: floats from a normal distribution, integers and
-/// bools 0 or 1, on the host. `given` holds values that are used as they are, by input name.
-/// `shapes` gives sizes by input name; other dynamic dimensions take the archive's first warm-up
-/// size, else their minimum. An unknown dtype is drawn as float32.
+/// bools 0 or 1, on the host. `given` holds values that are used as they are, `shapes` gives sizes,
+/// both by the name of an input or of a leaf; other dynamic dimensions take the archive's first
+/// warm-up size, else their minimum. An unknown dtype is drawn as float32.
 /// @throws InputError for an input that is no tensor and has no default, or whose shape is not
 ///         known, or for a name that is none: the message says how to give it.
 TS_INFER_API std::vector<Value> random_inputs(

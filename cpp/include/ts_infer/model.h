@@ -84,6 +84,11 @@ struct LoadOptions {
   /// Empty: the archive's own.
   std::vector<InputShapes> warmup_shapes;
 
+  /// Make the calls of the golden sample, which ts_infer.export put into the file, on a copy of the
+  /// state and hold their outputs against it, as verify() does: load() fails where one differs, and
+  /// where the file has no golden sample.
+  bool verify = false;
+
   /// On the host: keep the large buffers of a call for the next one, up to as much as calls have
   /// used at once, instead of having the system map and clear them each time. Only the model's own
   /// calls take part; other allocations of the process go where they went before.

@@ -19,7 +19,7 @@ struct Dim {
   bool is_static() const { return name.empty() && min && max && *min == *max; }
 };
 
-/// One argument or result.
+/// One argument or result, or a leaf of an argument.
 struct TensorSpec {
   std::string name;
   std::string type;                       // in TorchScript: "Tensor", "List[Tensor]", "int", …
@@ -27,7 +27,15 @@ struct TensorSpec {
   std::optional<std::vector<Dim>> shape;  // of a Tensor; nullopt: rank unknown, not checked
   bool has_default = false;               // it may be left out
 
-  /// "vector_data: float32[polylines=2..256, 19, 128]"
+  /// Of an argument that is a list, tuple or dict: what it is made of, depth-first. A leaf's name
+  /// is its path: keys and fields behind a dot, "sensors.imu", indices in brackets, "clips[0]", and
+  /// keys that a path could not hold as in JSON, "table[3]", "table[\"a.b\"]". Empty: unknown, not
+  /// checked.
+  std::vector<TensorSpec> leaves;
+  bool any_length = false;  // its lists may have more and fewer elements than there are leaves
+  bool any_keys = false;    // its dicts may have more and fewer keys
+
+  /// "vector_data: float32[polylines=2..256, 19, 128]"; without its leaves.
   TS_INFER_API std::string to_string() const;
 };
 
@@ -37,7 +45,7 @@ struct Signature {
   std::vector<TensorSpec> inputs;
   std::vector<TensorSpec> outputs;
 
-  /// One line an entry.
+  /// One line an entry, and one a leaf.
   TS_INFER_API std::string to_string() const;
 };
 

@@ -16,6 +16,7 @@
 #include <filesystem>
 #include <functional>
 #include <limits>
+#include <map>
 #include <set>
 #include <system_error>
 #include <thread>
@@ -25,6 +26,7 @@
 #include "archive/code_scan.h"
 #include "archive/crc32.h"
 #include "archive/file_kind.h"
+#include "archive/name_proof.h"
 #include "archive/pickle_scan.h"
 #include "archive/sha256.h"
 #include "archive/source_scan.h"
@@ -63,18 +65,39 @@ bool starts_with(std::string_view text, std::string_view prefix) {
   return text.substr(0, prefix.size()) == prefix;
 }
 
-/// A member's name inside the archive's folder.
+/// A member's name inside the archive's folder, which libtorch finds in any case; "" outside, where
+/// it reads nothing.
 std::string inner_name(const ZipMember& member, const std::string& root) {
-  return starts_with(member.name, root) ? member.name.substr(root.size()) : member.name;
+  const bool inside = starts_with(lower_case(member.name), lower_case(root));
+  return inside ? member.name.substr(root.size()) : "";
 }
 
-bool is_weight(const ZipMember& member, const std::string& root) {
-  const std::string name = inner_name(member, root);
-  return starts_with(name, "data/") || starts_with(name, "constants/");
+/// What loading does with a member, by its name: libtorch finds it in any case.
+/// https://github.com/pytorch/pytorch/blob/main/torch/csrc/jit/serialization/import.cpp
+enum class Use {
+  kCode,    // compiles it
+  kPickle,  // unpickles it: values, constants, and what errors say of the source
+  kWeight,  // a storage of these values
+  kOther,   // reads it as it is, or not at all: what calls were traced with, a mobile interpreter's
+            // code, extra files
+};
+
+Use use_of(const std::string& inner_name) {
+  const std::string name = lower_case(inner_name);
+  if (name == "data.pkl" || name == "constants.pkl") return Use::kPickle;
+  if (starts_with(name, "data/") || starts_with(name, "constants/")) return Use::kWeight;
+  if (!starts_with(name, "code/")) return Use::kOther;
+  if (name.ends_with(".debug_pkl")) return Use::kPickle;
+  return name.ends_with(".py") ? Use::kCode : Use::kOther;
+}
+
+/// Users choose these names, and libtorch looks for none of its own accord.
+bool is_extra_file(const std::string& inner_name) {
+  return starts_with(lower_case(inner_name), "extra/");
 }
 
 bool is_stored_weight(const ZipMember& member, const std::string& root) {
-  return member.compression == 0 && is_weight(member, root);
+  return member.compression == 0 && use_of(inner_name(member, root)) == Use::kWeight;
 }
 
 /// What a member that is stored as it is holds.
@@ -149,14 +172,19 @@ std::vector<char> intact_weights(std::string_view archive, const std::vector<Zip
   return intact;
 }
 
-/// Whether torch looks for code there; it finds names in any case.
-bool is_code(const std::string& name) {
-  const std::string lower = lower_case(name);
-  return starts_with(lower, "code/") && lower.ends_with(".py");
+/// libtorch could read another member than the one that was looked at.
+void require_distinct_names(const std::vector<ZipMember>& members, const std::string& root) {
+  std::unordered_map<std::string, const ZipMember*> known;
+  for (const ZipMember& member : members) {
+    const std::string name = inner_name(member, root);
+    if (name.empty()) continue;
+    const auto [found, is_new] = known.emplace(lower_case(name), &member);
+    const bool are_stored = member.compression == 0 && found->second->compression == 0;
+    if (is_new || (is_extra_file(name) && are_stored)) continue;
+    throw ModelLoadError("two members are called \"" + member.name +
+                         "\" but for case, which libtorch ignores");
+  }
 }
-
-/// Of a TorchScript archive: its values, its constants, and what its errors say of the source.
-bool is_pickle(const std::string& name) { return lower_case(name).ends_with("pkl"); }
 
 std::uint64_t unpacked_bytes(const std::vector<ZipMember>& members) {
   std::uint64_t total = 0;
@@ -266,7 +294,7 @@ void Archive::read(const ArchiveLimits& limits) {
     if (!members_.empty()) root_ = members_[0].name.substr(0, members_[0].name.find('/') + 1);
     const auto has = [&](const std::string& start) {
       return std::any_of(members_.begin(), members_.end(), [&](const ZipMember& member) {
-        return starts_with(lower_case(member.name), lower_case(root_ + start));
+        return starts_with(lower_case(inner_name(member, root_)), start);
       });
     };
     is_package_ = has("data/aotinductor/");
@@ -282,6 +310,7 @@ void Archive::read(const ArchiveLimits& limits) {
     info_.members = members_.size();
     require_limit("members", members_.size(), limits.members);
     require_limit("unpacked_bytes", unpacked_bytes(members_), limits.unpacked_bytes);
+    require_distinct_names(members_, root_);
     steps_.push_back({"read", ms(), {}, {}});
     read_members(limits);
     read_manifest();
@@ -299,22 +328,46 @@ void Archive::read_members(const ArchiveLimits& limits) {
   const std::vector<char> intact = intact_weights(bytes_, members_, root_);
   std::unordered_map<std::string, std::uint64_t> sizes;
   for (const ZipMember& member : members_) {
+    if (use_of(inner_name(member, root_)) != Use::kWeight) continue;
     sizes[lower_case(inner_name(member, root_))] = member.size;
   }
   for (std::size_t i = 0; i < members_.size(); ++i) {
     const ZipMember& member = members_[i];
     const std::string name = inner_name(member, root_);
-    if (is_weight(member, root_)) info_.weight_bytes += member.size;
+    if (name.empty()) {
+      const bool is_stored = member.compression == 0;
+      if (is_stored && !is_intact(stored(bytes_, member), member)) {
+        info_.damaged.push_back(member.name);
+      }
+      continue;
+    }
+    const Use use = use_of(name);
+    if (use == Use::kWeight) info_.weight_bytes += member.size;
     if (is_stored_weight(member, root_)) {
       if (!intact[i]) info_.damaged.push_back(name);
     } else if (const auto content = intact_content(bytes_, member, unpacker, name)) {
       if (name == kManifestMember) info_.manifest_json = std::string_view(*content);
-      if (is_code(name)) scan_code(name, *content, limits);
-      if (is_pickle(name)) check_pickle(name, *content, sizes, limits);
+      if (use == Use::kCode) scan_code(name, *content, limits);
+      if (use == Use::kPickle) check_pickle(name, *content, sizes, limits);
     } else {
       info_.damaged.push_back(name);
     }
   }
+  if (!info_.restricted_operators.empty()) leave_out_own_names();
+}
+
+void Archive::leave_out_own_names() {
+  PyTorchStreamReader unpacker(reader());
+  std::map<std::string, std::string> code;
+  for (const ZipMember& member : members_) {
+    const std::string name = inner_name(member, root_);
+    if (use_of(name) != Use::kCode) continue;
+    const auto content = intact_content(bytes_, member, unpacker, name);
+    if (content) code[name] = std::string_view(*content);
+  }
+  const auto& found = info_.restricted_operators;
+  const std::set<std::string> used = without_own_names(code, {found.begin(), found.end()});
+  info_.restricted_operators.assign(used.begin(), used.end());
 }
 
 void Archive::scan_code(const std::string& name, std::string_view source,
@@ -328,7 +381,7 @@ void Archive::scan_code(const std::string& name, std::string_view source,
 
 void Archive::check_pickle(const std::string& name, std::string_view pickle,
                            const std::unordered_map<std::string, std::uint64_t>& sizes,
-                           const ArchiveLimits& limits) const {
+                           const ArchiveLimits& limits) {
   if (is_package_) return;  // libtorch unpickles nothing of it
   const std::string records = name.substr(0, name.find('.')) + '/';
   const auto storage_bytes = [&](const std::string& key) -> std::optional<std::uint64_t> {
@@ -337,7 +390,10 @@ void Archive::check_pickle(const std::string& name, std::string_view pickle,
     return found->second;
   };
   try {
-    require_limit("nesting", scan_pickle(pickle, storage_bytes), limits.nesting, " in " + name);
+    const PickleScan scan = scan_pickle(pickle, storage_bytes);
+    require_limit("nesting", scan.nesting, limits.nesting, " in " + name);
+    has_meta_ = has_meta_ || scan.has_meta;
+    if (scan.device != "cpu") saved_on_ = scan.device;
   } catch (const ModelLoadError& error) {
     if (starts_with(error.what(), "[load]")) throw;
     throw ModelLoadError(name + ": " + error.what());
@@ -369,7 +425,7 @@ ArchiveInfo Archive::scan() const {
   PyTorchStreamReader unpacker(reader());
   for (const ZipMember& member : members_) {
     const std::string name = inner_name(member, root_);
-    if (is_weight(member, root_)) continue;
+    if (name.empty() || use_of(name) == Use::kWeight) continue;
     if (const auto content = intact_content(bytes_, member, unpacker, name)) {
       scan.add(name, std::string(std::string_view(*content)));
     }

@@ -51,6 +51,12 @@ class Archive {
   /// Whether this is an AOTInductor package, not TorchScript.
   bool is_package() const { return is_package_; }
 
+  /// Whether a tensor is on the meta device: it need not have a record, and must stay there.
+  bool has_meta() const { return has_meta_; }
+
+  /// A device that other tensors were on when the archive was saved, "cpu" where all were.
+  const std::string& saved_on() const { return saved_on_; }
+
   /// What a package's manifest says; nullopt where it has none.
   const std::optional<Compiled>& compiled() const { return compiled_; }
 
@@ -85,7 +91,8 @@ class Archive {
                      const std::string& place = "") const;
   void check_pickle(const std::string& name, std::string_view pickle,
                     const std::unordered_map<std::string, std::uint64_t>& sizes,
-                    const ArchiveLimits& limits) const;
+                    const ArchiveLimits& limits);
+  void leave_out_own_names();
   void scan_code(const std::string& name, std::string_view source, const ArchiveLimits& limits);
 
   std::string path_;
@@ -97,6 +104,8 @@ class Archive {
   std::optional<Golden> golden_;
   std::optional<Compiled> compiled_;
   bool is_package_ = false;
+  bool has_meta_ = false;
+  std::string saved_on_ = "cpu";
   std::vector<LoadStep> steps_;
 };
 

@@ -115,7 +115,7 @@ void CodeScan::add(const std::string& member, const std::string& content) {
     collect_operators(content, operators_);
     collect_devices(content, devices_);
     code_[member] = content;
-  } else if (member.ends_with(".pkl") && member.find('/') == std::string::npos) {
+  } else if (member == "data.pkl" || member == "constants.pkl") {
     collect_pickled_devices(content, devices_);
     if (member == "data.pkl") find_root(content, root_module_, root_class_);
   }

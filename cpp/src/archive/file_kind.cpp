@@ -18,6 +18,9 @@ constexpr const char* kBarePickle =
     "a bare pickle, such as torch.save of old wrote; load it in Python and export the module with "
     "ts_infer.export";
 
+constexpr const char* kMobile =
+    "a model for torch's mobile interpreter; save the module with torch.jit.save instead";
+
 constexpr std::array kMagics = {
     Magic{0, "version https://git-lfs"sv, "a Git LFS pointer; run `git lfs pull`"},
     Magic{0,
@@ -34,8 +37,7 @@ constexpr std::array kMagics = {
     Magic{0, "GGUF"sv,
           "a GGUF file, which holds weights and no code; load it into its module in Python and "
           "export that with ts_infer.export"},
-    Magic{4, "PTMF"sv,
-          "a model for torch's mobile interpreter; save the module with torch.jit.save instead"},
+    Magic{4, "PTMF"sv, kMobile},
     Magic{4, "ET12"sv,
           "an ExecuTorch program; export the module that it was made of with ts_infer.export"},
     Magic{4, "TFL3"sv, "a TensorFlow Lite model, which no torch can run"},
@@ -92,6 +94,7 @@ std::string describe_zip(const std::vector<ZipMember>& members, const std::strin
     return "a torch.export program (.pt2), which holds no code that runs here; make an AOTInductor "
            "package of its module with ts_infer.compile";
   }
+  if (has("bytecode.pkl")) return kMobile;
   if (has("data.pkl")) {
     return "a torch.save file (a state_dict or a pickled module), which holds no code; load it "
            "in Python and export the module with ts_infer.export";

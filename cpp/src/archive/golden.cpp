@@ -281,9 +281,9 @@ std::vector<GoldenCall> read_golden(std::string_view bytes) {
     const auto storage_bytes = [&](const std::string& key) {
       return std::optional<std::uint64_t>(file.at("data/" + key).size());
     };
-    if (scan_pickle(file.at("data.pkl"), storage_bytes) > kDeepestGolden) {
-      unreadable("its values are nested too deep");
-    }
+    const PickleScan scan = scan_pickle(file.at("data.pkl"), storage_bytes);
+    if (scan.nesting > kDeepestGolden) unreadable("its values are nested too deep");
+    if (scan.has_meta) unreadable("a tensor of it is on the meta device and has no values");
     const IValue root = Unpickler(file).read();
     int values = 0;
     count_values(root, values);

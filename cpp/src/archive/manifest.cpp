@@ -52,6 +52,10 @@ std::vector<TensorSpec> parse_specs(const json& values) {
       spec.shape.emplace();
       for (const json& dim : value.at("shape")) spec.shape->push_back(parse_dim(dim));
     }
+    spec.has_default = value.value("optional", false);
+    spec.leaves = parse_specs(value.value("leaves", json::array()));
+    spec.any_length = value.value("any_length", false);
+    spec.any_keys = value.value("any_keys", false);
     specs.push_back(std::move(spec));
   }
   return specs;

@@ -47,7 +47,8 @@ struct Compiled {
 ///   versions        {"ts_infer", "torch", "python"}: that exported it
 ///   inputs          of forward, in order: {"name", "type", "dtype", "shape"}; a dimension is a
 ///                   size, {"name", "min", "max"} or null; max may be null; dtype and shape are
-///                   there for tensors only
+///                   there for tensors only. A container has {"leaves", "any_length", "any_keys"}:
+///                   leaves are such entries too, whose name is their path, and have {"optional"}
 ///   outputs         the same, flattened depth-first
 ///   methods         names
 ///   warmup_shapes   [{input name: sizes}], the first is the largest

@@ -47,7 +47,8 @@ class PickleMachine {
       throw ModelLoadError(subject_ + " has an integer of more than 64 bits");
     }
     // Two's complement, little-endian: the last byte has the sign.
-    std::uint64_t value = !digits.empty() && digits.back() < 0 ? ~std::uint64_t{0} : 0;
+    const bool negative = !digits.empty() && static_cast<signed char>(digits.back()) < 0;
+    std::uint64_t value = negative ? ~std::uint64_t{0} : 0;
     for (std::size_t i = digits.size(); i-- > 0;) {
       value = value << 8 | static_cast<unsigned char>(digits[i]);
     }

@@ -63,11 +63,12 @@ class PickleScanner : PickleMachine<PickledValue> {
   PickleScanner(std::string_view pickle, const StorageBytes& storage_bytes)
       : PickleMachine(pickle, "it", "no pickle that torch writes"), storage_bytes_(storage_bytes) {}
 
-  std::size_t run() {
+  PickleScan run() {
     for (auto opcode = number<std::uint8_t>(); opcode != '.'; opcode = number<std::uint8_t>()) {
       step(opcode);
     }
-    return std::max(longest_path(), type_nesting_);
+    scan_.nesting = std::max(longest_path(), scan_.nesting);
+    return std::move(scan_);
   }
 
  private:
@@ -206,11 +207,16 @@ class PickleScanner : PickleMachine<PickledValue> {
   }
 
   /// ("storage", type, key, location, elements)
-  PickledValue storage(const PickledValue& id) const {
+  PickledValue storage(const PickledValue& id) {
     const std::vector<PickledValue>& parts = elements(id, 5);
     const auto item = element_size(parts[1].kind == Kind::kGlobal ? parts[1].text : "");
-    if (!item || parts[2].kind != Kind::kText) no_pickle();
+    if (!item || parts[2].kind != Kind::kText || parts[3].kind != Kind::kText) no_pickle();
     const std::int64_t count = integer(parts[4]);
+    if (parts[3].text == "meta" && count >= 0) {
+      scan_.has_meta = true;
+      return {.kind = Kind::kStorage, .number = count};
+    }
+    if (parts[3].text != "cpu") scan_.device = parts[3].text;
     const std::string key(parts[2].text);
     const std::optional<std::uint64_t> bytes = storage_bytes_(key);
     if (count < 0 || (count > 0 && !bytes) ||
@@ -242,7 +248,7 @@ class PickleScanner : PickleMachine<PickledValue> {
     } else if (name == "torch.jit._pickle restore_type_tag") {
       const std::vector<PickledValue>& parts = elements(argument, 2);
       if (parts[1].kind != Kind::kText) no_pickle();
-      type_nesting_ = std::max(type_nesting_, bracket_depth(parts[1].text));
+      scan_.nesting = std::max(scan_.nesting, bracket_depth(parts[1].text));
     }
     push_holder(Kind::kObject);
     put_in({argument});
@@ -280,12 +286,12 @@ class PickleScanner : PickleMachine<PickledValue> {
   const StorageBytes& storage_bytes_;
   std::deque<std::string> globals_;
   std::vector<std::vector<PickledValue>> held_;  // by node
-  std::size_t type_nesting_ = 0;
+  PickleScan scan_;
 };
 
 }  // namespace
 
-std::size_t scan_pickle(std::string_view pickle, const StorageBytes& storage_bytes) {
+PickleScan scan_pickle(std::string_view pickle, const StorageBytes& storage_bytes) {
   return PickleScanner(pickle, storage_bytes).run();
 }
 

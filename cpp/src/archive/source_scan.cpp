@@ -8,12 +8,6 @@ namespace {
 
 bool is_letter(char c) { return std::isalpha(static_cast<unsigned char>(c)) != 0 || c == '_'; }
 
-/// What follows the last "::"; of a namespace its own name.
-std::string_view last_name(std::string_view name) {
-  if (name.ends_with("::")) return name.substr(0, name.size() - 2);
-  return name.substr(name.rfind(':') + 1);
-}
-
 /// Goes through the tokens as torch's lexer finds them.
 class SourceScanner {
  public:
@@ -136,6 +130,11 @@ class SourceScanner {
 };
 
 }  // namespace
+
+std::string_view last_name(std::string_view name) {
+  if (name.ends_with("::")) return name.substr(0, name.size() - 2);
+  return name.substr(name.rfind(':') + 1);
+}
 
 bool is_in_word(char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_'; }
 

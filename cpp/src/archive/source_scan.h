@@ -18,6 +18,9 @@ struct RestrictedOperator {
 /// What no model needs to compute, and what could harm the process that runs it.
 const std::vector<RestrictedOperator>& all_restricted_operators();
 
+/// What follows the last "::" of a restricted operator's name; of a namespace its own name.
+std::string_view last_name(std::string_view name);
+
 /// What a file of serialised TorchScript shows without being compiled.
 struct SourceScan {
   std::set<std::string> restricted;  // names in all_restricted_operators()
@@ -28,8 +31,8 @@ struct SourceScan {
 bool is_in_word(char c);
 
 /// Finds a restricted operator by its last name behind a dot, whatever stands before: an alias, a
-/// tensor's method or getattr() reach it too. So a method of the model's own that is called like
-/// one is found as well.
+/// tensor's method or getattr() reach it too. So an attribute that is called like one is found as
+/// well: without_own_names() tells them apart.
 SourceScan scan_source(std::string_view source);
 
 }  // namespace ts_infer

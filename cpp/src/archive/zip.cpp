@@ -1,7 +1,6 @@
 #include "archive/zip.h"
 
 #include <algorithm>
-#include <cctype>
 #include <cstring>
 #include <unordered_set>
 
@@ -88,8 +87,9 @@ void require_plain_name(const std::string& name) {
 }  // namespace
 
 std::string lower_case(std::string text) {
-  std::transform(text.begin(), text.end(), text.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  std::transform(text.begin(), text.end(), text.begin(), [](char c) {
+    return 'A' <= c && c <= 'Z' ? static_cast<char>(c + 'a' - 'A') : c;
+  });
   return text;
 }
 
@@ -124,7 +124,7 @@ std::vector<ZipMember> read_zip_directory(std::string_view bytes) {
     std::uint64_t local = reader.number<std::uint32_t>(offset + 42);
     member.name = std::string(reader.text(offset + kEntrySize, name_size));
     require_plain_name(member.name);
-    if (!names.insert(lower_case(member.name)).second) {
+    if (!names.insert(member.name).second) {
       damaged("two members are called \"" + member.name + "\"");
     }
     // libtorch would take it for empty, and leave what it reads it into as it was.

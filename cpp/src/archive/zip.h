@@ -17,11 +17,11 @@ struct ZipMember {
   std::uint64_t data_offset;  // of its first compressed byte in the archive
 };
 
+/// Of ASCII, as libtorch compares the names of members.
 std::string lower_case(std::string text);
 
 /// The members in the order of the central directory; zip64 too.
-/// Names are relative and stay below the archive's folder, and no two are the same but for case,
-/// which libtorch ignores where it looks for one.
+/// Names are relative and stay below the archive's folder, and no two are the same.
 /// Format: PKWARE APPNOTE 6.3. @throws ModelLoadError when the structure does not hold together;
 /// the message is a clause such as "its end is missing".
 std::vector<ZipMember> read_zip_directory(std::string_view bytes);

@@ -214,13 +214,25 @@ class TorchScriptEngine : public Engine {
   std::atomic<bool> was_run_{false};
 };
 
+/// Where libtorch is to put all tensors; nullopt: where each was saved. It would put one that is on
+/// the meta device elsewhere too, over memory that it does not have.
+std::optional<c10::Device> place_for(const Archive& archive, c10::Device device) {
+  if (!archive.has_meta()) return device;
+  if (device.is_cpu() && archive.saved_on() == "cpu") return std::nullopt;
+  throw ModelLoadError(c10::str("[load] ", archive.subject(),
+                                ": a tensor of it is on the meta device: expected all others on ",
+                                "the CPU, and to be loaded there, got ",
+                                device.is_cpu() ? archive.saved_on() : device.str(),
+                                "; give it values, or take it out of the module, before saving"));
+}
+
 Module read_module(const Archive& archive, c10::Device device, bool map_weights,
                    std::vector<std::string>& decisions) {
   const auto weights = map_weights && device.is_cpu() && FrontAllocator::instance()
                            ? archive.map_weights()
                            : nullptr;
   const FrontAllocator::Use use(weights.get());
-  Module module = torch::jit::load(archive.reader(weights.get()), device);
+  Module module = torch::jit::load(archive.reader(weights.get()), place_for(archive, device));
   if (weights && weights->mapped_bytes() > 0) {
     decisions.push_back(c10::str("weights mapped from the file: ", weights->mapped_bytes(), " of ",
                                  archive.info().weight_bytes, " bytes"));

@@ -5,7 +5,8 @@ archive_audit    `audit`: an archive that was there before
 package          `compile`: an AOTInductor package of an archive
 audit            the probes, their order and budgets
 differential     one comparison of module and export, and what it found
-variants         the inputs that are compared on; `shapes` has the dynamic dims
+variants         the inputs that are compared on; `plain` has what is no tensor, `shapes` the
+                 dynamic dims
 isolation        the fork that a probe can be killed in
 eager            what the module does by itself: state, random draws, inputs it changes
 build, capture   tracing, scripting, freezing, saving; `conversions` watches the tracer
@@ -13,6 +14,8 @@ observe, scripting   what runs with which types; scripting the parts that a trac
 scan, devices    reading graphs; making them follow the inputs' device
 locate, source   the Python statement behind a finding
 manifest, golden, libraries   what lies beside the model in the archive
+traced           the sizes that an archive of torch.jit.trace was traced with
+options          what callers may ask for
 report           findings, probes and their text; findings.md explains every code
 """
 

@@ -14,13 +14,23 @@ import torch
 from torch import nn
 
 from ts_infer._errors import Error
-from ts_infer._export import arguments, golden, isolation, manifest, shapes, variants
+from ts_infer._export import (
+    arguments,
+    golden,
+    isolation,
+    manifest,
+    options,
+    shapes,
+    traced,
+    variants,
+)
 from ts_infer._export.audit import Audit, eager_findings, forkable, scan_findings
 from ts_infer._export.capture import watch_warnings
 from ts_infer._export.compare import compare, leaves
+from ts_infer._export.containers import put_together
 from ts_infer._export.differential import Subject, essence, jit_load
 from ts_infer._export.eager import Eager, fixed_seed, watch_eager
-from ts_infer._export.report import ExportReport, Finding, Probe, Run
+from ts_infer._export.report import AUDIT_LEVELS, ExportReport, Finding, Probe, Run
 from ts_infer._export.scan import scan
 
 if TYPE_CHECKING:
@@ -29,7 +39,8 @@ if TYPE_CHECKING:
     from ts_infer._export.isolation import Emit
 
 _BUDGET_S = 60.0
-_REPEATS = 4
+# Calls in a row on one instance, by level.
+_REPEATS = {"full": 4, "fast": 2}
 
 
 def audit(
@@ -39,7 +50,7 @@ def audit(
     *,
     dynamic_shapes: Any = None,
     preserved_methods: Sequence[str] = (),
-    level: str = "full",
+    audit: str = "full",
     allow: Sequence[str] = (),
 ) -> ExportReport:
     """Audit a TorchScript archive, whoever made it.
@@ -52,10 +63,13 @@ def audit(
         path: The archive.
         module: The module that it was exported from, in eval mode.
         example_inputs: What forward is called with, as for `ts_infer.export`. Needed with a
-            module; without one the archive's golden sample or manifest may stand in.
+            module; without one the archive's golden sample or manifest may stand in, or the sizes
+            that it was traced with; and a dict may name leaves of an argument by their paths,
+            `{"sensors.imu": …}`.
         dynamic_shapes: Which dims may change; default, without a module: what the manifest says.
-        preserved_methods: Methods other than forward to compare.
-        level: "full" or "fast".
+        preserved_methods: Methods other than forward to compare with the module's.
+        audit: "full" runs every probe; "fast" about ten forward passes with the module, and
+            without it no sizes and fewer calls in a row.
         allow: Codes of findings to accept.
 
     Returns:
@@ -66,9 +80,23 @@ def audit(
         Error: The archive cannot be opened.
     """
     archive = Path(os.fspath(path))
+    try:
+        options.check_audit(audit, AUDIT_LEVELS)
+        accepted = options.check_allow(allow)
+        if module is not None:
+            options.check_module(module)
+            options.check_eval(module)
+            preserved = options.check_methods(module, preserved_methods)
+        elif preserved_methods:
+            raise ValueError(
+                "preserved_methods: expected none without a module, whose methods they are "
+                f"compared with, got {preserved_methods!r}; give the module"
+            )
+    except ValueError as error:
+        raise ValueError(f"[audit] {archive.stem}: {error}") from None
     document = read_manifest(archive)
     name = str(document.get("name", archive.stem))
-    report = ExportReport(str(archive), name, str(document.get("method", "")), level, verb="audit")
+    report = ExportReport(str(archive), name, str(document.get("method", "")), audit, verb="audit")
     try:
         with watch_warnings(), fixed_seed():
             if module is not None:
@@ -79,14 +107,14 @@ def audit(
                     module,
                     example_inputs,
                     dynamic_shapes,
-                    preserved_methods,
+                    preserved,
                 )
             else:
                 _alone(report, archive, document, example_inputs, dynamic_shapes)
     except ValueError as error:
         raise ValueError(f"[audit] {name}: {error}") from None
     for finding in report.findings:
-        finding.allowed = finding.code in allow
+        finding.allowed = finding.code in accepted
     return report
 
 
@@ -122,10 +150,8 @@ def _against_module(
     module: nn.Module,
     example_inputs: Any,
     dynamic_shapes: Any,
-    preserved_methods: Sequence[str],
+    preserved: Sequence[str],
 ) -> None:
-    if any(child.training for child in module.modules()):
-        raise ValueError("module: expected eval mode, got training mode; call module.eval() first")
     example = arguments.bind(module, example_inputs)
     dynamic = shapes.parse(dynamic_shapes, example)
     fork = forkable(module, example)
@@ -144,7 +170,7 @@ def _against_module(
         archive,
         example,
         dropped,
-        tuple(preserved_methods),
+        tuple(preserved),
         stateful=bool(eager.state or eager.python_state),
     )
     result = Audit(
@@ -189,10 +215,13 @@ def _alone(
     calls = golden_calls(archive, document)
     arguments_of_forward = [argument.name for argument in exported.forward.schema.arguments[1:]]
     if isinstance(example_inputs, Mapping):
-        example_inputs = _in_order(example_inputs, arguments_of_forward)
+        given = put_together(exported.forward.schema, example_inputs)
+        example_inputs = _in_order(given, arguments_of_forward)
     values, source = inputs_of(document, calls, example_inputs)
+    if values is None and (values := traced.inputs(archive)):
+        source = "drawn at random, of the sizes that it was traced with"
     if values is None:
-        for probe in ("golden", "repeats", "sizes"):
+        for probe in ("golden", "repeats", "sizes")[: 3 if report.audit == "full" else 2]:
             report.probes.append(Probe(probe, "skipped", reason=source))
         return
     names = arguments_of_forward[: len(values)]
@@ -204,8 +233,10 @@ def _alone(
     )
     report.notes.append(f"inputs: {source}")
     _probe(report, "golden", lambda emit: _golden(archive, calls, emit), bool(calls))
-    _probe(report, "repeats", lambda emit: _repeats(archive, example, emit))
-    _probe(report, "sizes", lambda emit: _sizes(archive, example, dynamic, emit))
+    calls_in_a_row = _REPEATS[report.audit]
+    _probe(report, "repeats", lambda emit: _repeats(archive, example, calls_in_a_row, emit))
+    if report.audit == "full":
+        _probe(report, "sizes", lambda emit: _sizes(archive, example, dynamic, emit))
 
 
 def _in_order(given: Mapping[str, Any], names: Sequence[str]) -> tuple[Any, ...]:
@@ -245,7 +276,7 @@ def inputs_of(
         tensor = torch.rand(sizes, generator=torch.Generator().manual_seed(0))
         values.append(tensor.to(getattr(torch, dtype)))
     if not values:
-        return None, "no manifest and no example inputs: give example inputs"
+        return None, "no manifest, no trace and no example inputs: give example inputs"
     return values, "drawn at random from the manifest's shapes"
 
 
@@ -257,14 +288,21 @@ def declared_shapes(
     for index, (entry, value) in enumerate(
         zip(document.get("inputs", []), example.values, strict=False)
     ):
-        for axis, dim in enumerate(entry.get("shape") or []):
-            if not isinstance(dim, dict) or not isinstance(value, torch.Tensor):
-                continue
-            name = dim["name"]
-            declared.dims.setdefault(
-                name, shapes.DynamicDim(name, dim["min"], dim.get("max"), value.shape[axis])
-            )
-            declared.places.setdefault((index,), {})[axis] = name
+        tensors = arguments.tensors_of(value)
+        leaves = [leaf for leaf in entry.get("leaves") or [entry] if leaf.get("shape") is not None]
+        named = {leaf["name"]: leaf for leaf in leaves}
+        for position, (path, tensor) in enumerate(tensors):
+            leaf = named.get(entry["name"] + arguments.steps_text(value, path))
+            if leaf is None and len(leaves) == len(tensors):
+                leaf = leaves[position]  # the golden sample has no names of fields
+            for axis, dim in enumerate(leaf["shape"] if leaf else ()):
+                if not isinstance(dim, dict) or axis >= tensor.dim():
+                    continue
+                name, size = dim["name"], tensor.shape[axis]
+                declared.dims.setdefault(
+                    name, shapes.DynamicDim(name, dim["min"], dim.get("max"), size)
+                )
+                declared.places.setdefault((index, *path), {})[axis] = name
     return declared
 
 
@@ -315,11 +353,11 @@ def _golden(archive: Path, calls: Sequence[dict[str, Any]], emit: Emit) -> None:
             return
 
 
-def _repeats(archive: Path, example: arguments.Example, emit: Emit) -> None:
+def _repeats(archive: Path, example: arguments.Example, calls_in_a_row: int, emit: Emit) -> None:
     exported = jit_load(archive)
     make = variants.example(example).make
     first = _call(exported, make())
-    for number in range(2, _REPEATS + 1):
+    for number in range(2, calls_in_a_row + 1):
         comparison = compare(first, _call(exported, make()))
         outcome = "differs" if comparison.difference else "equal"
         emit(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -36,8 +38,8 @@ class Example:
     variadic: bool = False
 
     def label(self, path: Path) -> str:
-        """Return how a tensor of the example is called: `boxes[0]`, `points`."""
-        return self.names[path[0]] + "".join(f"[{key!r}]" for key in path[1:])
+        """Return how a tensor of the example is called: `points`, `boxes[0]`, `sensors.imu`."""
+        return self.names[path[0]] + steps_text(self.values[path[0]], path[1:])
 
     def only_tensors(self) -> bool:
         """Whether every argument is a tensor or a container of tensors, or at its default."""
@@ -156,6 +158,34 @@ def _describe(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     if kwargs:
         return f"the names {', '.join(kwargs)}"
     return f"{len(args)} by position"
+
+
+def steps_text(value: Any, steps: Path) -> str:
+    """Return what a path within a value adds to its name: `[0]`, `.imu`.
+
+    Args:
+        value: The value.
+        steps: Indices and keys, the outermost first.
+    """
+    text = ""
+    for step in steps:
+        if isinstance(value, Mapping):
+            text += key_text(step)
+        else:
+            fields = getattr(value, "_fields", None)
+            text += f"[{step}]" if fields is None else f".{fields[step]}"
+        value = value[step]
+    return text
+
+
+def key_text(key: Any) -> str:
+    """Return what a dict's key adds to a path; one that it could not hold is in brackets."""
+    if isinstance(key, str) and re.fullmatch(r"""[^ .[\]="'\\\x00-\x1f\x7f]+""", key):
+        return f".{key}"
+    try:
+        return f"[{json.dumps(key, ensure_ascii=False)}]"
+    except TypeError:
+        return f"[{key!r}]"
 
 
 def map_tensors(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ts_infer._export import isolation, variants
+from ts_infer._export import isolation, plain, variants
 from ts_infer._export.arguments import Example, tensors_of
 from ts_infer._export.differential import (
     CODES,
@@ -30,12 +31,20 @@ if TYPE_CHECKING:
     from ts_infer._export.shapes import DynamicShapes
     from ts_infer._export.variants import Variant
 
-LEVELS = ("full", "fast", "off")
+# Changes of numbers, flags and strings in a fast audit.
+_FAST_ARGUMENTS = 4
 
 # Calls in a row on one instance: enough for state that shows at the second call or the third.
 _REPEATS = 6
 
+# What the runtime may take beyond what the module takes: loading, and warming up.
+_LOAD_S = 60.0
+
+# Probes whose inputs are run in ts_infer's runtime as well.
+_SERVED = ("example", "values", "arguments", "sizes", "extremes")
+
 _NOTHING_TO_VARY = {
+    "arguments": "every input is a tensor",
     "sizes": "no dim is declared dynamic",
     "lengths": "no input is a list or a dict",
     "extremes": "no input is floating point",
@@ -56,6 +65,7 @@ class AuditResult:
         output_shapes: For each size that was compared, the shape of each output leaf, None for a
             leaf that is no tensor; the example first.
         exported: What the graphs hold.
+        agreed: The inputs on which both gave the same, by probe.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -66,6 +76,7 @@ class AuditResult:
         default_factory=list
     )
     exported: Scan | None = None
+    agreed: dict[str, list[Variant]] = field(default_factory=dict)
 
 
 @dataclass
@@ -105,13 +116,15 @@ class Audit:
         sizes, notes = variants.sizes(example, self.shapes)
         self.result.notes += notes
         values, extremes = variants.values(example), variants.extremes(example)
+        unvaried = variants.unvaried(example)
         if self.level == "full":
             steps = [
                 self._scan,
-                lambda: self._compare("values", values),
+                lambda: self._compare("values", values, skipped=unvaried),
+                self._arguments,
                 lambda: self._compare("sizes", sizes, calls=2),
                 lambda: self._repeats(values),
-                lambda: self._compare("extremes", extremes),
+                lambda: self._compare("extremes", [*extremes, *self._plain.extremes]),
                 lambda: self._compare("ranks", variants.ranks(example)),
                 # What was scripted has the types that it was seen to take.
                 lambda: self._compare("dtypes", variants.dtypes(example, self.traced)),
@@ -121,7 +134,8 @@ class Audit:
         elif self.level == "fast":
             steps = [
                 self._scan,
-                lambda: self._compare("values", values[:1]),
+                lambda: self._compare("values", values[:1], skipped=unvaried),
+                lambda: self._arguments(most=_FAST_ARGUMENTS),
                 lambda: self._compare("sizes", sizes[-1:]),
                 lambda: self._compare(
                     "extremes", [v for v in extremes if "one NaN" in v.label][:1]
@@ -149,16 +163,47 @@ class Audit:
                 break
         return self.result
 
+    def serve(self, agreed: dict[str, list[Variant]]) -> AuditResult:
+        """Run the file in ts_infer's own runtime, as `load` serves it by default.
+
+        Args:
+            agreed: The inputs on which the module and the file in stock torch gave the same.
+        """
+        made = [variant for probe in _SERVED for variant in agreed.get(probe, ())]
+        self._compare("runtime", made, calls=2 if self.subject.stateful else 1)
+        if self.result.findings:
+            return self.result
+        if agreed.get("lengths"):
+            self._compare("runtime lengths", agreed["lengths"])
+        if self.subject.stateful or self.subject.methods:
+            self._repeats(agreed.get("values", []), name="runtime state")
+        return self.result
+
     # Differential probes.
 
-    def _compare(self, name: str, made: Sequence[Variant], calls: int = 1) -> None:
+    @cached_property
+    def _plain(self) -> plain.Plain:
+        """Other numbers, flags, strings and None, once the graphs were read."""
+        exported = self.result.exported
+        constants = [*self.eager.constants, *(exported.constants if exported else ())]
+        taken = exported.arguments if exported else None
+        return plain.variants_of(self.subject.example, taken, constants)
+
+    def _arguments(self, most: int | None = None) -> None:
+        made = [*self._plain.alone, *self._plain.more]
+        self._compare("arguments", made[:most], skipped=self._plain.skipped)
+
+    def _compare(
+        self, name: str, made: Sequence[Variant], calls: int = 1, skipped: Sequence[str] = ()
+    ) -> None:
         probe = Probe(name)
         self.result.probes.append(probe)
         if not made:
             probe.outcome = "skipped"
-            probe.reason = _NOTHING_TO_VARY.get(name, "the inputs leave nothing to change")
+            nothing = _NOTHING_TO_VARY.get(name, "the inputs leave nothing to change")
+            probe.reason = "; ".join(skipped) or nothing
             return
-        skipped: list[str] = []
+        skipped = list(skipped)
         left = list(made)
         while left:
             batch = left
@@ -174,21 +219,25 @@ class Audit:
                 if not answered:
                     label = batch[ended_at].label
                     skipped.append(self._unanswered(outcome, name, label, probe))
-                left = list(batch[ended_at + 1 :])
+                # What crashes when it is loaded does so again.
+                left = [] if _last_word(outcome) == "load" else list(batch[ended_at + 1 :])
+        equal = {r.inputs for r in self.result.runs if (r.probe, r.outcome) == (name, "equal")}
+        self.result.agreed[name] = [variant for variant in made if variant.label in equal]
         self._close(probe, [text for text in skipped if text])
 
-    def _repeats(self, values: Sequence[Variant], calls: int = _REPEATS) -> None:
-        probe = Probe("repeats")
+    def _repeats(
+        self, values: Sequence[Variant], calls: int = _REPEATS, name: str = "repeats"
+    ) -> None:
+        probe = Probe(name)
         self.result.probes.append(probe)
         # What differs by its values alone says nothing of state.
-        equal = {run.inputs for run in self.result.runs if run.outcome == "equal"}
-        others = [variant for variant in values if variant.label in equal]
+        others = [v for v in values if v in self.result.agreed.get("values", values)]
         made = [variants.example(self.subject.example), *others[:2]]
 
         def task(emit: Emit) -> None:
-            compare_repeats(self.subject, made, calls, emit)
+            compare_repeats(self.subject, name, made, calls, emit)
 
-        outcome = self._run("repeats", task)
+        outcome = self._run(name, task)
         probe.seconds = outcome.seconds
         self._read(outcome.messages, probe)
         skipped = [outcome.failure] if outcome.failure and not probe.runs else []
@@ -203,7 +252,7 @@ class Audit:
                 self.on_run(name)
 
         # Seconds without an answer. A call may compile first, and it may count to a large number.
-        budget_s = 10.0 + 100.0 * self.eager.seconds
+        budget_s = 10.0 + 100.0 * self.eager.seconds + (_LOAD_S if self.subject.served else 0.0)
         return isolation.run(task, budget_s=budget_s, on_message=on_message, fork=self.fork)
 
     def _read(self, messages: Sequence[Any], probe: Probe) -> tuple[int | None, bool]:
@@ -213,12 +262,14 @@ class Audit:
             if isinstance(message, Compared):
                 answered = True
                 self._take(message, probe)
-            elif message[0] == "start":
+            elif message[0] in ("start", "load"):
                 begun, answered = message[1], False
             elif message[0] == "place" and message[1] is not None:
                 last = self.result.findings[-1]
                 if last.file is None:
                     place(last, message[1])
+            elif message[0] == "add":
+                self.result.findings[-1].message += f"\n{message[1]}"
         return begun, answered
 
     def _take(self, compared: Compared, probe: Probe) -> None:
@@ -241,14 +292,16 @@ class Audit:
 
     def _unanswered(self, outcome: isolation.Outcome, name: str, label: str, probe: Probe) -> str:
         """Say which side did not answer; a finding where it was the exported model."""
-        by_module = outcome.messages[-1][0] == "start"
-        if by_module or (not outcome.timed_out and "signal" not in outcome.failure):
-            who = "the module" if by_module else "the exported model"
-            return f"{label}: {who} gave {outcome.failure}"
+        last = _last_word(outcome)
+        loading = last == "load"
+        who = "ts_infer.runtime" if self.subject.served else "the exported model"
+        if last == "start" or not (loading or outcome.timed_out or outcome.crashed):
+            return f"{label}: {'the module' if last == 'start' else who} gave {outcome.failure}"
         compared = Compared(Run(name, label, outcome="differs"))
+        did = "it does not load in" if loading else f"on {label}: the module answers,"
         compared.finding = Finding(
             CODES[name],
-            f"on {label}: the module answers, the exported model gave {outcome.failure}",
+            f"{did} {who}{':' if loading else ' gave'} {outcome.failure}",
             probe=name,
             inputs=label,
         )
@@ -318,6 +371,12 @@ class Audit:
         probe.runs = 1
         if any(f.probe == probe.name for f in self.result.findings):
             probe.outcome = "found"
+
+
+def _last_word(outcome: isolation.Outcome) -> str:
+    """What a task that did not answer was about to do."""
+    last = outcome.messages[-1]
+    return "" if isinstance(last, Compared) else str(last[0])
 
 
 def scan_findings(found: Scan, names: Sequence[str] = ()) -> list[Finding]:

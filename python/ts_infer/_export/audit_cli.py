@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ts_infer._export.cli import AUDIT_FAILED, UsageError, fail, options_of, show
-from ts_infer._export.report import ALLOWABLE
+from ts_infer._export.report import ALLOWABLE, AUDIT_LEVELS
 
 if TYPE_CHECKING:
     import argparse
@@ -38,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=FILE.npy",
         action="append",
         default=[],
-        help="an input of forward, or NAME=VALUE for a number; without --module",
+        help="an input of forward or a part of one (sensors.imu, clips[0]), or NAME=VALUE for a "
+        "number; without --module",
     )
     parser.add_argument(
         "--library",
@@ -48,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a shared library that registers custom operators or classes",
     )
     parser.add_argument(
-        "--audit", choices=("full", "fast"), default="full", help="how deep; default: full"
+        "--audit", choices=AUDIT_LEVELS, default="full", help="how deep; default: full"
     )
     parser.add_argument(
         "--allow",
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
                     given[name] = options[name]
         elif args.input:
             given["example_inputs"] = dict(map(_read_input, args.input))
-        report = audit(args.model, level=args.audit, **given)
+        report = audit(args.model, audit=args.audit, **given)
     except Exception as error:
         return fail("audit", args.module or args.model, error)
     show(report, args.json)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ts_infer._errors import ExportError
-from ts_infer._export.report import ALLOWABLE
+from ts_infer._export.report import ALLOWABLE, LEVELS
 
 if TYPE_CHECKING:
     import argparse
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--audit",
-        choices=("full", "fast", "off"),
+        choices=LEVELS,
         help="how deep to compare with the module; default: full",
     )
     parser.add_argument(

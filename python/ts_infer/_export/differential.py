@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ts_infer._export.variants import Variant
 
 # Where the module itself refuses an input, the export may answer: the runtime checks these.
-_CHECKED_BY_RUNTIME = frozenset({"ranks", "dtypes"})
+_CHECKED_BY_RUNTIME = frozenset({"ranks", "dtypes", "runtime lengths"})
 
 _FRAME = re.compile(r".+\(\d+\): (\w+|<\w+>)$")
 
@@ -42,13 +42,23 @@ _ANNOTATE = (
 CODES = {
     "example": "example-differs",
     "values": "values-differ",
+    "arguments": "values-differ",
     "extremes": "extremes-differ",
     "sizes": "sizes-differ",
     "ranks": "ranks-differ",
     "dtypes": "dtypes-differ",
     "lengths": "lengths-differ",
     "repeats": "state-lost",
+    "runtime": "runtime-differs",
+    "runtime lengths": "runtime-differs",
+    "runtime state": "runtime-differs",
 }
+
+_SCRIPT_DROPS = (
+    "a scripted forward drops decorators and hooks without a word, and counts and cuts strings by "
+    "their bytes: write a decorator's work into the function, and keep text out of it; or allow it "
+    "if such values never come."
+)
 
 
 @dataclass
@@ -62,6 +72,7 @@ class Subject:
         dropped: Arguments that the exported forward does not take.
         methods: Preserved methods other than forward.
         stateful: Whether calls change the module.
+        served: Whether the file is run in ts_infer's own runtime, not in stock torch.
     """
 
     module: nn.Module
@@ -70,6 +81,7 @@ class Subject:
     dropped: Sequence[str] = ()
     methods: Sequence[str] = ()
     stateful: bool = False
+    served: bool = False
 
 
 @dataclass
@@ -84,19 +96,28 @@ class Compared:
 class _Pair:
     """One instance of each, called alike."""
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: Subject, exported: Any) -> None:
         self.example = subject.example
         self.dropped = subject.dropped
         self.eager, _ = clone_module(subject.module)
-        self.exported = jit_load(subject.archive)
+        self.exported = exported
 
-    def call_eager(self, values: Sequence[Any]) -> Any:
+    def call_eager(self, variant: Variant) -> Any:
         with torch.no_grad(), fixed_seed():
-            return self.example.call(self.eager, values)
+            return (variant.given or self.example).call(self.eager, variant.make())
 
-    def call_exported(self, values: Sequence[Any]) -> Any:
+    def call_exported(self, variant: Variant) -> Any:
         with torch.no_grad(), fixed_seed():
-            return self.example.call(self.exported, values, self.dropped)
+            given = variant.given or self.example
+            return given.call(self.exported, variant.make(), self.dropped)
+
+
+def _pairs(subject: Subject) -> Callable[[], _Pair]:
+    """Return what makes pairs of fresh instances. What is served is loaded once, and here."""
+    if not subject.served:
+        return lambda: _Pair(subject, jit_load(subject.archive))
+    make = serve(subject)
+    return lambda: _Pair(subject, make())
 
 
 def jit_load(archive: Path) -> Any:
@@ -107,13 +128,51 @@ def jit_load(archive: Path) -> Any:
     return exported.eval() if hasattr(exported, "training") else exported
 
 
+class _Served:
+    """A model of the runtime, called as a module is."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._model(*args, **kwargs)
+
+    def __getattr__(self, method: str) -> Any:
+        return functools.partial(self._model.run_method, method)
+
+
+def serve(subject: Subject, **options: Any) -> Callable[[], Any]:
+    """Load an archive in ts_infer's own runtime.
+
+    Args:
+        subject: The module and its export.
+        options: Of `runtime.load`, other than the defaults.
+
+    Returns:
+        What gives the model; one with a state of its own each time, where calls change it.
+    """
+    from ts_infer import runtime
+
+    tensors = tensors_of(subject.example.values)
+    model = runtime.load(
+        subject.archive,
+        device=str(tensors[0][1].device) if tensors else "cpu",
+        # What load refuses unless it is allowed is no difference of what it computes.
+        allow_operators=runtime.restricted_operators(),
+        on_log=lambda *_: None,
+        **options,
+    )
+    return lambda: _Served(model.clone() if subject.stateful else model)
+
+
 def compare_variants(
     subject: Subject, probe: str, made: Sequence[Variant], emit: Emit, calls: int = 1
 ) -> None:
     """Compare on each variant; for the probe `sizes` also that two calls in a row agree.
 
     Emits `("start", index)` before and a `Compared` after each, and `("place", statement)` when
-    the statement behind a difference was found.
+    the statement behind a difference was found. Of what is served, emits `("load", 0)` before it is
+    loaded, and `("add", text)` when the option is known that mends a difference.
 
     Args:
         subject: The module and its export.
@@ -124,16 +183,24 @@ def compare_variants(
     """
     pair = None
     located = False
+    if subject.served:
+        emit(("load", 0))
+    try:
+        pairs = _pairs(subject)
+    except Exception as error:
+        emit(_not_loaded(probe, made[0], error))
+        emit(("add", _passes_at_fault(subject, probe, made[0], calls, emit)))
+        return
     for index, variant in enumerate(made):
         emit(("start", index))
         if pair is None or subject.stateful:
-            pair = _Pair(subject)
+            pair = pairs()
         compared = _compare(pair, probe, variant, calls, emit)
         if compared.finding is not None:
             # Again on fresh instances: was it these inputs, or what came before them?
             pair = None
-            if index and not subject.stateful:
-                again = _compare(_Pair(subject), probe, variant, calls, emit)
+            if index and not subject.stateful and not subject.served:
+                again = _compare(pairs(), probe, variant, calls, emit)
                 if again.finding is None:
                     compared.finding.code = "state-lost"
                     compared.finding.message = (
@@ -143,7 +210,35 @@ def compare_variants(
         emit(compared)
         if compared.finding is not None and compared.finding.file is None and not located:
             located = True
-            emit(("place", _locate(subject, variant, compared.finding.code)))
+            if subject.served:
+                emit(("add", _passes_at_fault(subject, probe, variant, calls, emit)))
+            else:
+                emit(("place", _locate(subject, variant, compared.finding.code)))
+
+
+def _not_loaded(probe: str, variant: Variant, error: Exception) -> Compared:
+    compared = Compared(Run(probe, variant.label))
+    _found(compared, CODES[probe], f"ts_infer.runtime does not load it: {essence(error)}", "load")
+    return compared
+
+
+def _passes_at_fault(subject: Subject, probe: str, variant: Variant, calls: int, emit: Emit) -> str:
+    """Say with which option of `load` a difference is gone."""
+    from ts_infer import runtime
+
+    tried: dict[str, dict[str, Any]] = {
+        f"disabled_passes={[name]}": {"disabled_passes": [name]} for name in runtime.passes()
+    }
+    tried |= {"optimize=False": {"optimize": False}, 'executor="legacy"': {"executor": "legacy"}}
+    for text, options in tried.items():
+        emit(("trying", text))
+        try:
+            model = serve(subject, warmup="off", **options)()
+        except Exception:
+            continue
+        if _compare(_Pair(subject, model), probe, variant, calls, emit).finding is None:
+            return f"with {text} it is equal"
+    return "no option of load mends it"
 
 
 def _compare(pair: _Pair, probe: str, variant: Variant, calls: int, emit: Emit) -> Compared:
@@ -152,15 +247,16 @@ def _compare(pair: _Pair, probe: str, variant: Variant, calls: int, emit: Emit) 
     for call in range(calls):
         where = variant.label if calls == 1 else f"{variant.label}, call {call + 1}"
         try:
-            expected = pair.call_eager(variant.make())
+            expected = pair.call_eager(variant)
         except Exception as error:
             _refused(pair, variant, compared, error, where)
             return compared
         emit(("eager", call))
         try:
-            actual = pair.call_exported(variant.make())
+            actual = pair.call_exported(variant)
         except Exception as error:
-            text = f"the module runs, the exported model raises {essence(error)}"
+            who = "ts_infer.runtime" if isinstance(pair.exported, _Served) else "the exported model"
+            text = f"the module runs, {who} raises {essence(error)}"
             if probe in _CHECKED_BY_RUNTIME:
                 run.outcome, run.refused_by = "refused", "the exported model"
                 run.reason = essence(error)
@@ -191,9 +287,9 @@ def note_difference(
     if difference is None:
         return False
     code = CODES[probe]
-    if difference.structural and probe in ("example", "values", "sizes"):
+    if difference.structural and probe in ("example", "values", "arguments", "sizes"):
         code = "structure-differs"
-    elif repeated:
+    elif repeated and not code.startswith("runtime"):
         code = "state-lost"
     _found(compared, code, f"{difference.where}: {difference.text}", where)
     return True
@@ -208,6 +304,8 @@ def _found(compared: Compared, code: str, text: str, where: str) -> None:
         inputs=where,
         max_abs_diff=compared.run.max_abs_diff,
     )
+    if compared.run.probe == "arguments":
+        compared.finding.advice = _SCRIPT_DROPS
 
 
 def _refused(
@@ -219,7 +317,7 @@ def _refused(
     if run.probe in _CHECKED_BY_RUNTIME or (statement is None and run.probe != "sizes"):
         return
     try:
-        pair.call_exported(variant.make())
+        pair.call_exported(variant)
     except Exception:
         return
     _found(
@@ -249,7 +347,8 @@ def _locate(subject: Subject, variant: Variant, code: str) -> Statement | None:
         return None
     on_example = call_of(module, example, variants.example(example).make)
     if code != "state-lost":
-        found = divergence(on_example, call_of(module, example, variant.make))
+        given = variant.given or example
+        found = divergence(on_example, call_of(module, given, variant.make))
         if found is not None:
             return found
     return next(iter(suspects(on_example, code)), None)
@@ -262,20 +361,22 @@ def place(finding: Finding, statement: Statement) -> None:
         finding.message += f"\nlikely cause: the line {REASONS[statement.reason]}"
 
 
-def compare_repeats(subject: Subject, made: Sequence[Variant], calls: int, emit: Emit) -> None:
+def compare_repeats(
+    subject: Subject, probe: str, made: Sequence[Variant], calls: int, emit: Emit
+) -> None:
     """Compare call by call on one instance, with inputs that take turns.
 
     Afterwards each preserved method that needs no argument is called, and one call after it.
     """
-    pair = _Pair(subject)
-    compared = Compared(Run("repeats", "calls in a row on one instance"))
+    pair = _pairs(subject)()
+    compared = Compared(Run(probe, "calls in a row on one instance"))
     for call in range(calls):
         variant = made[call % len(made)]
         emit(("start", call))
         where = f"call {call + 1} in a row ({variant.label})"
         exported = functools.partial(_call_exported, pair, variant)
         try:
-            expected = pair.call_eager(variant.make())
+            expected = pair.call_eager(variant)
         except Exception as error:
             compared.run.reason = essence(error)
             with contextlib.suppress(Exception):
@@ -290,16 +391,16 @@ def compare_repeats(subject: Subject, made: Sequence[Variant], calls: int, emit:
         with torch.no_grad(), fixed_seed():
             expected = getattr(pair.eager, name)()
         if _repeat(compared, getattr(pair.exported, name), expected, f"{name}()"):
-            expected = pair.call_eager(made[0].make())
+            expected = pair.call_eager(made[0])
             where = f"the call after {name}()"
             _repeat(compared, functools.partial(_call_exported, pair, made[0]), expected, where)
     emit(compared)
-    if compared.finding is not None and compared.finding.file is None:
+    if compared.finding is not None and compared.finding.file is None and not subject.served:
         emit(("place", _locate(subject, made[0], "state-lost")))
 
 
 def _call_exported(pair: _Pair, variant: Variant) -> Any:
-    return pair.call_exported(variant.make())
+    return pair.call_exported(variant)
 
 
 def _repeat(compared: Compared, exported: Callable[[], Any], expected: Any, where: str) -> bool:
@@ -308,10 +409,11 @@ def _repeat(compared: Compared, exported: Callable[[], Any], expected: Any, wher
         with torch.no_grad(), fixed_seed():
             actual = exported()
     except Exception as error:
-        _found(compared, "state-lost", f"the exported model raises {essence(error)}", where)
+        code = CODES[compared.run.probe]
+        _found(compared, code, f"the exported model raises {essence(error)}", where)
         return False
     compared.run.calls += 1
-    return not note_difference(compared, compare(expected, actual), "repeats", where, True)
+    return not note_difference(compared, compare(expected, actual), compared.run.probe, where, True)
 
 
 def essence(error: BaseException) -> str:

@@ -77,6 +77,7 @@ class Eager:
         draws_at: The first statement that draws from Python's or NumPy's random numbers.
         asked_keys: Keys that it asked the example's dicts for in vain.
         used_arguments: Arguments that forward's source uses.
+        constants: Numbers and strings in the user's functions that ran.
         observation: Which functions ran, on what types; None for a scripted module.
         warnings: What the first call warned of: text, category, file and line.
     """
@@ -94,6 +95,7 @@ class Eager:
     draws_at: Statement | None = None
     asked_keys: list[str] = field(default_factory=list)
     used_arguments: list[str] = field(default_factory=list)
+    constants: list[int | float | str] = field(default_factory=list)
     observation: Observation | None = None
     warnings: list[tuple[str, type[Warning], str, int]] = field(default_factory=list)
 
@@ -171,6 +173,7 @@ def watch_eager(module: nn.Module, example: Example, calls: int) -> Eager:
         return found
     found.results = [[leaf for _, leaf in leaves(result)] for result in results]
     found.used_arguments = _used_arguments(module)
+    found.constants = _constants([code for code, _ in functions])
     found.output_names = manifest.default_output_names(results[0])
     drawn = [name for name, state in _random_states().items() if state != draws[name]]
     if drawn:
@@ -239,6 +242,21 @@ def _used_arguments(module: nn.Module) -> list[str]:
         n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)
     }
     return [name for name in inspect.signature(type(module).forward).parameters if name in loads]
+
+
+def _constants(codes: list[types.CodeType]) -> list[int | float | str]:
+    found: dict[tuple[type, Any], None] = {}  # 1 equals 1.0
+
+    def note(value: Any) -> None:
+        if isinstance(value, (tuple, frozenset)):
+            for item in value:
+                note(item)
+        elif isinstance(value, (int, float, str)) and not isinstance(value, bool):
+            found[type(value), value] = None
+
+    for code in codes:
+        note(code.co_consts)
+    return [value for _, value in found]
 
 
 def _portable(warning: warnings.WarningMessage) -> tuple[str, type[Warning], str, int]:

@@ -15,8 +15,8 @@ from torch import nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from ts_infer._errors import Error, ExportError
-from ts_infer._export import arguments, golden, isolation, manifest, shapes
-from ts_infer._export.audit import LEVELS, Audit, AuditResult, eager_findings, forkable
+from ts_infer._export import arguments, golden, isolation, manifest, options, shapes
+from ts_infer._export.audit import Audit, AuditResult, eager_findings, forkable
 from ts_infer._export.build import Built, build, other_inputs
 from ts_infer._export.capture import Plan, watch_warnings
 from ts_infer._export.differential import Subject
@@ -24,8 +24,6 @@ from ts_infer._export.eager import Eager, fixed_seed, watch_eager
 from ts_infer._export.libraries import needed_libraries
 from ts_infer._export.observe import WHOLE, Unit
 from ts_infer._export.report import (
-    ALLOWABLE,
-    FATAL,
     MENDED_BY_SCRIPT,
     Attempt,
     ExportReport,
@@ -62,8 +60,10 @@ def export(
 
     A copy of the module is traced or scripted, frozen and saved. The saved bytes are then opened
     by stock `torch.jit.load` and audited: compared with the module, both without gradients, on
-    the example inputs and on other values, sizes, ranks and dtypes, call after call. The file is
-    written, in one step, only if all agreed and no Python control flow was lost.
+    the example inputs and on other values, sizes, ranks and dtypes, call after call. Then it is
+    loaded by `ts_infer.runtime`, with the options that it has by default, and run on the same
+    inputs. The file is written, in one step, only if all agreed and no Python control flow was
+    lost.
 
     All this runs in forks of this process, on one thread each and under a time limit, so that
     neither a loop that never ends nor a crash reaches it; on an accelerator, which a fork cannot
@@ -80,12 +80,13 @@ def export(
             "hybrid" is a trace of a module that calls `@torch.jit.script` functions or scripted
             children, whose control flow is kept.
         dynamic_shapes: Which dims may change, by the convention of `torch.export.export`:
-            `{"x": {0: Dim("batch", min=1, max=8)}}`. Dims that are not declared are static.
+            `{"x": {0: Dim("batch", min=1, max=8)}}`. Dims that are not declared are static. A
+            tensor within an argument may be named by its path, `{"sensors.imu": {0: Dim("n")}}`.
         name: The model's name; default: the file's name without its suffix.
         output_names: One name per output leaf, depth-first. Default: names of fields and keys.
         preserved_methods: Methods other than forward to keep, such as `["reset_states"]`.
-        warmup_shapes: Sizes that the runtime warms up at load, `[{"x": [8, 3]}]`; default: the
-            largest and the smallest of dynamic_shapes.
+        warmup_shapes: Sizes that the runtime warms up at load, `[{"x": [8, 3]}]`, by the names of
+            tensors or their paths; default: the largest and the smallest of dynamic_shapes.
         audit: "full" runs every probe; "fast" about ten forward passes; "off" none: then only
             what tracing itself warns of is found.
         allow: Codes of findings to accept, such as `["tracer-warning"]`.
@@ -114,9 +115,14 @@ def export(
     """
     target = Path(os.fspath(path))
     name = target.stem if name is None else name
-    preserved = tuple(m for m in dict.fromkeys(preserved_methods) if m != "forward")
     try:
-        _check_options(module, target, method, preserved_methods, audit, allow)
+        options.check_module(module)
+        if method not in METHODS:
+            raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
+        options.check_audit(audit)
+        accepted = options.check_allow(allow)
+        preserved = options.check_methods(module, preserved_methods)
+        _check_target(target)
         example = arguments.bind(module, example_inputs)
         dynamic = shapes.parse(dynamic_shapes, example)
     except ValueError as error:
@@ -129,7 +135,7 @@ def export(
         fixed_seed(),
         tqdm(desc=f"export {name}", unit=" runs", disable=None, leave=False) as bar,
     ):
-        job = _Job(module, example, dynamic, preserved, report, tuple(allow), Path(folder), bar)
+        job = _Job(module, example, dynamic, preserved, report, accepted, Path(folder), bar)
         eager = job.watch_eager()
         try:
             if output_names is not None:
@@ -158,6 +164,7 @@ class _Candidate:
     plan: Plan
     archive: Path
     built: Built = field(default_factory=Built)
+    subject: Subject | None = None
     audit: AuditResult = field(default_factory=AuditResult)
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -319,7 +326,7 @@ class _Job:
             candidate.probes.append(Probe("module", outcome_of_module, 1))
         if stop_at_first and self._blocking(candidate):
             return candidate
-        subject = Subject(
+        candidate.subject = Subject(
             self.module,
             candidate.archive,
             self.example,
@@ -328,7 +335,7 @@ class _Job:
             stateful=plan.stateful,
         )
         audit = Audit(
-            subject,
+            candidate.subject,
             self.dynamic,
             self.eager,
             level=level,
@@ -413,6 +420,27 @@ class _Job:
         files, notes = outcome.messages[0]
         self.report.notes += notes
         manifest.add_files(chosen.archive, files)
+        if chosen.audit.agreed:
+            self._serve(chosen)
+
+    def _serve(self, chosen: _Candidate) -> None:
+        """Hold what `load` serves against the module; raise where it differs."""
+        assert chosen.subject is not None
+        subject = replace(chosen.subject, served=True)
+        audit = Audit(
+            subject,
+            self.dynamic,
+            self.eager,
+            level=self.report.audit,
+            fork=self.fork,
+            on_run=self._show,
+        )
+        served = audit.serve(chosen.audit.agreed)
+        _add_findings(self.report, served.findings, self.allow)
+        self.report.probes += served.probes
+        self.report.runs += served.runs
+        if not self.report.ok:
+            raise _refusal(self.report)
 
     def _extra_files(
         self,
@@ -483,44 +511,7 @@ def _reason(finding: Finding) -> str:
     return f"{finding.code}{place}{source}"
 
 
-def _check_options(
-    module: Any,
-    target: Path,
-    method: str,
-    preserved: Sequence[str],
-    audit: str,
-    allow: Sequence[str],
-) -> None:
-    if not isinstance(module, nn.Module):
-        raise ValueError(
-            f"module: expected a torch.nn.Module, got {type(module).__name__}; wrap functions in "
-            "a module"
-        )
-    if method not in METHODS:
-        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
-    if audit not in LEVELS:
-        raise ValueError(f"audit: expected one of {', '.join(LEVELS)}, got {audit!r}")
-    if isinstance(allow, str) or isinstance(preserved, str):
-        raise ValueError('allow and preserved_methods: expected lists such as ["tracer-warning"]')
-    unknown = [code for code in allow if code not in ALLOWABLE]
-    if unknown:
-        hint = " (it leaves nothing to export)" if unknown[0] in FATAL else ""
-        raise ValueError(
-            f"allow: expected codes among {', '.join(ALLOWABLE)}, got {unknown[0]}{hint}"
-        )
-    for name in preserved:
-        if not callable(getattr(module, name, None)):
-            known = sorted(
-                key
-                for cls in type(module).__mro__[: type(module).__mro__.index(nn.Module)]
-                for key, value in vars(cls).items()
-                if callable(value) and not key.startswith("_") and key != "forward"
-            )
-            raise ValueError(
-                f"preserved_methods: expected methods of {type(module).__name__} "
-                f"({', '.join(dict.fromkeys(known)) or 'it has none but forward'}), got {name!r}; "
-                "name methods that exist"
-            )
+def _check_target(target: Path) -> None:
     if not target.parent.is_dir():
         raise Error(
             f"[export] {target}: the file cannot be written: expected a folder {target.parent}, "

@@ -42,12 +42,14 @@ class Outcome:
         messages: What the task emitted, in order; also of a task that was killed.
         failure: Why it did not finish; empty where it did.
         timed_out: Whether it was killed at its deadline.
+        crashed: Whether its process ended by itself.
         seconds: Wall time.
     """
 
     messages: list[Any] = field(default_factory=list)
     failure: str = ""
     timed_out: bool = False
+    crashed: bool = False
     seconds: float = 0.0
 
 
@@ -115,6 +117,7 @@ def _run_forked(
         code = os.waitstatus_to_exitcode(status)
         cause = signal.Signals(-code).name if code < 0 else f"exit status {code}"
         outcome.failure = f"{_GONE} ({cause})"
+        outcome.crashed = True
 
 
 def _listen(reader: int, budget_s: float | None, receive: Emit, outcome: Outcome) -> bool:

@@ -8,12 +8,15 @@ Schema 1, additive: readers ignore what they do not know, and a missing key mean
     method         how it was exported
     inputs         one entry per argument of forward: name and TorchScript type; for a Tensor
                    also dtype and shape, where a dim is an integer or {"name", "min", "max"},
-                   and max null means no limit
+                   and max null means no limit. A container of tensors has leaves, such entries
+                   too, whose name is their path (sensors.imu, clips[0]); a leaf is optional that
+                   need not be there. any_length: its lists may have other lengths; any_keys: its
+                   dicts may have other keys
     outputs        one entry per leaf, depth-first, dict entries in insertion order: name, and
                    dtype and shape, or type for a leaf that is no tensor; a dim is null where it
                    is not known. Missing where the number of leaves depends on the input's size
     methods        every callable method, forward first
-    warmup_shapes  sizes worth warming up: for each, the shape of every tensor input by name
+    warmup_shapes  sizes worth warming up: for each, the shape of every tensor by its name
     state          paths of the tensors that calls change
     scripted       the parts that were scripted automatically: name and reason
     audit          its level, what each probe did, and the codes of findings that were allowed
@@ -33,13 +36,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ts_infer._export.arguments import tensors_of
 from ts_infer._export.compare import leaves
+from ts_infer._export.containers import Reads, leaves_of, reads_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from ts_infer._export.arguments import Example
+    from ts_infer._export.containers import Leaf
     from ts_infer._export.report import ExportReport
     from ts_infer._export.shapes import DynamicShapes
 
@@ -82,21 +88,21 @@ def build(
         "name": name,
         "versions": versions(),
         "method": method,
-        "inputs": _inputs(exported, example, shapes),
+        "inputs": _inputs(exported, example, shapes, scripted=method == "script"),
     }
     described = _outputs(shapes, leaves, output_shapes, output_names)
     if described is not None:
         manifest["outputs"] = described
-    given = {
-        example.names[index]: argument.name
-        for position, argument in enumerate(exported.forward.schema.arguments[1:])
-        if (index := _index_of(example, argument.name, position)) is not None
-    }
     names = list(exported._c._method_names())
     manifest["methods"] = ["forward", *sorted(set(names) - {"forward"}, key=names.index)]
+    arguments = {index: argument.name for argument, index in _arguments(exported, example)}
+    given = {}
+    for path, _ in tensors_of(example.values):
+        name = example.names[path[0]]
+        steps = example.label(path).removeprefix(name)
+        given[name + steps] = arguments.get(path[0], name) + steps
     manifest["warmup_shapes"] = [
-        {given.get(key, key): list(shape) for key, shape in entry.items()}
-        for entry in warmup_shapes
+        {given[key]: list(shape) for key, shape in entry.items()} for entry in warmup_shapes
     ]
     return manifest
 
@@ -155,22 +161,51 @@ def default_output_names(expected: Any) -> list[str]:
     return names
 
 
-def _inputs(exported: Any, example: Example, shapes: DynamicShapes) -> list[dict[str, Any]]:
+def _inputs(
+    exported: Any, example: Example, shapes: DynamicShapes, *, scripted: bool
+) -> list[dict[str, Any]]:
+    values = list(exported.forward.inlined_graph.inputs())[1:]
     entries = []
-    for position, argument in enumerate(exported.forward.schema.arguments[1:]):
-        kind = argument.type.annotation_str
-        entry: dict[str, Any] = {"name": argument.name, "type": kind}
-        index = _index_of(example, argument.name, position)
-        value = None if index is None else example.values[index]
-        if kind == "Tensor" and isinstance(value, torch.Tensor):
-            names = shapes.places.get((index,), {})
-            entry["dtype"] = dtype_name(value.dtype)
-            entry["shape"] = [
-                named_dim(shapes, names[axis]) if axis in names else size
-                for axis, size in enumerate(value.shape)
-            ]
-        entries.append(entry)
+    for (argument, index), value in zip(_arguments(exported, example), values, strict=True):
+        entry = {"name": argument.name, "type": argument.type.annotation_str}
+        if index is None:
+            entries.append(entry)
+            continue
+        # A trace has taken lists and dicts apart as the example has them.
+        reads = reads_of(value) if scripted else Reads()
+        leaves = [
+            _leaf(argument.name, leaf, shapes)
+            for leaf in leaves_of(argument.type, example.values[index], (index,), reads)
+        ]
+        if leaves[0]["name"] == argument.name:
+            entries.append({**entry, **leaves[0]})
+            continue
+        entry |= {"any_length": reads.any_length, "any_keys": reads.any_keys}
+        entries.append({**entry, "leaves": leaves})
     return entries
+
+
+def _leaf(argument: str, leaf: Leaf, shapes: DynamicShapes) -> dict[str, Any]:
+    kind = leaf.type.annotation_str
+    entry: dict[str, Any] = {"name": argument + leaf.steps, "type": kind}
+    if leaf.optional:
+        entry["optional"] = True
+    if kind in ("Tensor", "Optional[Tensor]") and isinstance(leaf.value, torch.Tensor):
+        names = shapes.places.get(leaf.path, {})
+        entry["dtype"] = dtype_name(leaf.value.dtype)
+        entry["shape"] = [
+            named_dim(shapes, names[axis]) if axis in names else size
+            for axis, size in enumerate(leaf.value.shape)
+        ]
+    return entry
+
+
+def _arguments(exported: Any, example: Example) -> list[tuple[Any, int | None]]:
+    """Return forward's arguments, each with its number in the example; None where it has none."""
+    return [
+        (argument, _index_of(example, argument.name, position))
+        for position, argument in enumerate(exported.forward.schema.arguments[1:])
+    ]
 
 
 def _index_of(example: Example, name: str, position: int) -> int | None:
@@ -302,16 +337,9 @@ def default_warmup_shapes(
         refused: Sizes at which the module raises; these are left out.
 
     Returns:
-        Shapes by input name. A dim without limit keeps the example's size, and a smallest size
-        of 0 becomes 1. Empty where an argument is a container of tensors.
+        Shapes by the name of each tensor. A dim without limit keeps the example's size, and a
+        smallest size of 0 becomes 1.
     """
-    given = [
-        (i, name, value)
-        for i, (name, value) in enumerate(zip(example.names, example.values, strict=True))
-        if name not in dropped
-    ]
-    if any(isinstance(value, (tuple, list, dict)) for _, _, value in given):
-        return []
     largest = {d.name: d.example if d.max is None else d.max for d in shapes.dims.values()}
     smallest = {d.name: min(max(d.min, 1), d.example) for d in shapes.dims.values()}
     corners = [sizes for sizes in (largest, smallest) if sizes not in refused]
@@ -320,9 +348,9 @@ def default_warmup_shapes(
     found: list[dict[str, list[int]]] = []
     for sizes in corners:
         entry = {
-            name: shapes.shape_at((i,), value, sizes)
-            for i, name, value in given
-            if isinstance(value, torch.Tensor)
+            example.label(path): shapes.shape_at(path, tensor, sizes)
+            for path, tensor in tensors_of(example.values)
+            if example.names[path[0]] not in dropped
         }
         if entry and entry not in found:
             found.append(entry)
@@ -338,7 +366,7 @@ def check_warmup_shapes(
     """Check that warm-up shapes are within the declared shapes.
 
     Args:
-        warmup_shapes: One dict per size: the shape of each tensor input by name.
+        warmup_shapes: One dict per size: the shape of each tensor by its name.
         example: The example inputs.
         dropped: Arguments that the exported forward does not take.
         shapes: The dynamic dims.
@@ -350,9 +378,9 @@ def check_warmup_shapes(
         ValueError: A name, rank or size does not fit; the text starts with what failed.
     """
     tensors = {
-        name: (i, value)
-        for i, (name, value) in enumerate(zip(example.names, example.values, strict=True))
-        if isinstance(value, torch.Tensor) and name not in dropped
+        example.label(path): (path, tensor)
+        for path, tensor in tensors_of(example.values)
+        if example.names[path[0]] not in dropped
     }
     checked = []
     for position, entry in enumerate(warmup_shapes):
@@ -363,9 +391,9 @@ def check_warmup_shapes(
                 f"{', '.join(map(str, entry)) or 'none'}; name every tensor input"
             )
         sizes: dict[str, int] = {}
-        for name, (i, tensor) in tensors.items():
+        for name, (path, tensor) in tensors.items():
             shape = list(entry[name])
-            names = shapes.places.get((i,), {})
+            names = shapes.places.get(path, {})
             for axis, size in enumerate(tensor.shape):
                 if len(shape) != tensor.dim() or (axis not in names and shape[axis] != size):
                     raise ValueError(

@@ -21,7 +21,7 @@ from torch import nn
 from torch.export import Dim
 
 from ts_infer._errors import ExportError
-from ts_infer._export import isolation, manifest, variants
+from ts_infer._export import isolation, manifest, options, variants
 from ts_infer._export.archive_audit import (
     declared_shapes,
     golden_calls,
@@ -108,6 +108,7 @@ def compile(  # noqa: A001, the field's verb, as in torch.compile
         What was made and compared.
 
     Raises:
+        ValueError: The module is none, or is in training mode.
         ExportError: The model cannot be compiled, or the package gives other results.
         Error: The archive cannot be read.
     """
@@ -116,6 +117,12 @@ def compile(  # noqa: A001, the field's verb, as in torch.compile
     target = archive.with_suffix(".pt2") if path is None else Path(os.fspath(path))
     document = read_manifest(archive, "compile")
     name = str(document.get("name", archive.stem))
+    if module is not None:
+        try:
+            options.check_module(module)
+            options.check_eval(module)
+        except ValueError as error:
+            raise ValueError(f"[compile] {name}: {error}") from None
     try:
         _check_compiler()
         if target.exists() and target.samefile(archive):

@@ -12,6 +12,10 @@ from typing import Any
 
 _SCRIPT = 'script the part that holds it, as method="auto" does where it can'
 
+# How deep the audit of an export goes, and that of an archive.
+LEVELS: tuple[str, ...] = ("full", "fast", "off")
+AUDIT_LEVELS = LEVELS[:2]
+
 # What to do about each finding that `allow` can accept. The page findings.md tells more of each.
 ALLOWABLE: dict[str, str] = {
     "tracer-warning": f"{_SCRIPT}, or allow it if this line has the same outcome for every input "
@@ -45,6 +49,9 @@ ALLOWABLE: dict[str, str] = {
     "allow it if the input is there for its looks only.",
     "python-state": "keep the state in a registered buffer, or pass it in and return it.",
     "python-random": "draw with torch (torch.rand, torch.randint), which an export keeps.",
+    "runtime-differs": "this is a fault of ts_infer's runtime, not of the module, and the file is "
+    "right in torch.jit.load: please report it. Until it is mended, load the file with the option "
+    "that is named above, such as disabled_passes.",
 }
 
 # Findings that leave nothing to export, so that `allow` does not know them.

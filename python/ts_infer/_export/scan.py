@@ -64,6 +64,23 @@ class Node:
         return self.operator + _at(self.statement)
 
 
+@dataclass(frozen=True)
+class Taken:
+    """An argument that the exported forward takes.
+
+    Attributes:
+        name: Its name.
+        type: Its TorchScript type as an annotation, `Optional[int]`.
+        has_default: Whether it may be left out.
+        default: What it is then, where that is plain; else None.
+    """
+
+    name: str
+    type: str
+    has_default: bool = False
+    default: Any = None
+
+
 @dataclass
 class Scan:
     """What the graphs of a module hold.
@@ -78,6 +95,8 @@ class Scan:
         operators: Names of all operators, sorted.
         custom_operators: Those that torch does not bring.
         custom_classes: The torchbind classes that torch does not bring, sorted.
+        arguments: What forward takes.
+        constants: Numbers and strings that the graphs hold.
     """
 
     devices: list[tuple[Node, str]] = field(default_factory=list)
@@ -88,6 +107,8 @@ class Scan:
     operators: list[str] = field(default_factory=list)
     custom_operators: list[str] = field(default_factory=list)
     custom_classes: list[str] = field(default_factory=list)
+    arguments: list[Taken] = field(default_factory=list)
+    constants: list[int | float | str] = field(default_factory=list)
 
 
 def scan(exported: Any) -> Scan:
@@ -108,10 +129,25 @@ def scan(exported: Any) -> Scan:
         name for name in result.operators if not _TORCH_OPERATORS.match(name)
     ]
     result.custom_classes = sorted(found.classes | _attribute_classes(exported))
+    result.constants = [value for _, value in found.constants]
     if "forward" in exported._c._method_names():
+        result.arguments = [
+            Taken(
+                argument.name,
+                argument.type.annotation_str,
+                argument.has_default_value(),
+                _plain(argument.default_value),
+            )
+            for argument in exported.forward.schema.arguments[1:]
+        ]
         result.dead_inputs = _dead_inputs(exported)
         result.input_writes = _input_writes(exported)
     return result
+
+
+def _plain(value: Any) -> Any:
+    """Return a number, a flag, a string or None as it is, and None for anything else."""
+    return value if isinstance(value, (bool, int, float, complex, str)) else None
 
 
 # Reading graphs.
@@ -200,6 +236,7 @@ class _Scanner:
         self.result = Scan()
         self.operators: set[str] = set()
         self.classes: set[str] = set()
+        self.constants: dict[tuple[type, Any], None] = {}  # 1 equals 1.0
         # A submodule's method is read by itself and in its callers.
         self._seen: set[tuple[str, ...]] = set()
 
@@ -210,7 +247,7 @@ class _Scanner:
             for value in node.outputs():
                 self.classes |= _custom_classes(value.type().annotation_str)
             if kind == "prim::Constant":
-                self._read_device(method, node)
+                self._read_constant(method, node)
                 continue
             if kind in _TO_DEVICE:
                 self._note_device(method, node, kind.removeprefix("aten::"))
@@ -232,9 +269,11 @@ class _Scanner:
         if self._is_new("device", node, device):
             self.result.devices.append((describe(node, method), device))
 
-    def _read_device(self, method: str, node: Any) -> None:
+    def _read_constant(self, method: str, node: Any) -> None:
         value = node.output().toIValue() if is_constant(node.output()) else None
-        if isinstance(value, torch.device):
+        if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+            self.constants[type(value), value] = None
+        elif isinstance(value, torch.device):
             for use in node.output().uses():
                 self._note_device(method, use.user, str(value))
 

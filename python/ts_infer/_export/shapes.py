@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.export import Dim
 
-from ts_infer._export.arguments import Example, Path, map_tensors, tensors_of
+from ts_infer._export.arguments import Example, Path, key_text, map_tensors, steps_text, tensors_of
 
 # Inputs of more elements than this are not made up for a check (16 MB of float32).
 MAX_CHECK_ELEMENTS = 2**22
@@ -168,7 +168,8 @@ def parse(dynamic_shapes: Any, example: Example) -> DynamicShapes:
     Args:
         dynamic_shapes: None, a dict by argument name, or a tuple or list with one entry per
             argument. An entry is None (static), `{axis: Dim}`, or one item per axis; for a
-            nested argument it is nested in the same way.
+            nested argument it is nested in the same way, or the dict has the path of a tensor in
+            it, `sensors.imu`, beside the names.
         example: The example inputs.
 
     Returns:
@@ -182,13 +183,22 @@ def parse(dynamic_shapes: Any, example: Example) -> DynamicShapes:
     if dynamic_shapes is None:
         return shapes
     if isinstance(dynamic_shapes, Mapping):
-        unknown = [str(name) for name in dynamic_shapes if name not in example.names]
+        parts = {
+            example.label(path): (path, tensor)
+            for path, tensor in tensors_of(example.values)
+            if len(path) > 1
+        }
+        known = [*example.names, *parts]
+        unknown = [str(name) for name in dynamic_shapes if name not in known]
         if unknown:
             raise ValueError(
-                f"dynamic_shapes: expected names among {', '.join(example.names)}, got "
+                f"dynamic_shapes: expected names among {', '.join(known)}, got "
                 f"{', '.join(unknown)}; name the arguments that example_inputs gives"
             )
         specs = [dynamic_shapes.get(name) for name in example.names]
+        for label, (path, tensor) in parts.items():
+            if dynamic_shapes.get(label) is not None:
+                _read_tensor(shapes, path, label, tensor, dynamic_shapes[label])
     elif isinstance(dynamic_shapes, Sequence) and not isinstance(dynamic_shapes, str):
         specs = list(dynamic_shapes)
         if len(specs) != len(example.names):
@@ -218,7 +228,7 @@ def _read(shapes: DynamicShapes, path: Path, label: str, value: Any, spec: Any) 
                 f"argument, got {spec!r}; give None for a static item"
             )
         for i, (item, item_spec) in enumerate(zip(value, spec, strict=True)):
-            _read(shapes, (*path, i), f"{label}[{i}]", item, item_spec)
+            _read(shapes, (*path, i), label + steps_text(value, (i,)), item, item_spec)
     elif isinstance(value, Mapping):
         unknown = [k for k in spec if k not in value] if isinstance(spec, Mapping) else [spec]
         if unknown:
@@ -227,7 +237,7 @@ def _read(shapes: DynamicShapes, path: Path, label: str, value: Any, spec: Any) 
                 "leave out the static ones"
             )
         for key, item_spec in spec.items():
-            _read(shapes, (*path, key), f"{label}[{key!r}]", value[key], item_spec)
+            _read(shapes, (*path, key), label + key_text(key), value[key], item_spec)
     else:
         raise ValueError(
             f"dynamic_shapes: {label}: expected None, because the argument is a "

@@ -21,13 +21,15 @@ class Variant:
 
     Attributes:
         label: What is different, for people.
-        make: Makes the values, fresh at each call, one per name of the example.
+        make: Makes the values, fresh at each call, one per name.
         sizes: The sizes of the dynamic dims; empty for the example's own.
+        given: What binds the values where other arguments are given than the example's.
     """
 
     label: str
     make: Callable[[], tuple[Any, ...]]
     sizes: tuple[tuple[str, int], ...] = ()
+    given: Example | None = None
 
 
 def example(given: Example) -> Variant:
@@ -38,8 +40,8 @@ def example(given: Example) -> Variant:
 def values(given: Example) -> list[Variant]:
     """Return inputs of the example's sizes and range, with other values.
 
-    Integers stay within the example's range, since they may be indices; floating-point tensors
-    that hold nothing but 0 and 1 stay masks.
+    Integers stay within the example's range, since they may be indices, but where they are all
+    equal; floating-point tensors that hold nothing but 0 and 1 stay masks.
     """
     changes: dict[str, _Change] = {
         "negated": lambda t: t if _is_discrete(t) else -t,
@@ -52,6 +54,8 @@ def values(given: Example) -> list[Variant]:
         "a tenth": lambda t: t if _is_discrete(t) else t / 10,
         "the smallest of the example everywhere": lambda t: _filled(t, torch.amin),
         "the largest of the example everywhere": lambda t: _filled(t, torch.amax),
+        "one more where all integers are equal": lambda t: _shifted(t, 1),
+        "one less where all integers are equal": lambda t: _shifted(t, -1),
     }
     found = [_variant(label, given, change) for label, change in changes.items()]
     paths = [path for path, _ in tensors_of(given.values)]
@@ -64,6 +68,15 @@ def values(given: Example) -> list[Variant]:
 
 
 _MAX_ALONE = 8
+
+
+def unvaried(given: Example) -> list[str]:
+    """Say which tensors `values` leaves as they are, and why."""
+    return [
+        f"{given.label(path)} {'is empty' if not tensor.numel() else 'has no data'}"
+        for path, tensor in tensors_of(given.values)
+        if not tensor.numel() or tensor.is_meta
+    ]
 
 
 def extremes(given: Example) -> list[Variant]:
@@ -306,6 +319,18 @@ def _uniform(tensor: torch.Tensor) -> torch.Tensor:
     if _is_discrete(tensor):
         drawn = drawn.round()
     return drawn.to(tensor.dtype)
+
+
+def _shifted(tensor: torch.Tensor, by: int) -> torch.Tensor:
+    # Elsewhere than on the CPU an index that is out of range ends more than the call.
+    is_one_integer = (
+        tensor.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+        and tensor.device.type == "cpu"
+        and tensor.layout == torch.strided
+        and tensor.numel() > 0
+        and bool((tensor == tensor.reshape(-1)[0]).all())
+    )
+    return tensor + by if is_one_integer else tensor
 
 
 def _filled(tensor: torch.Tensor, reduce: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:

@@ -401,6 +401,7 @@ def _common(document: _Fields, source: Source, fields: _Fields) -> Run:
         source.threads and f"threads: {source.threads}",
         _callers(options),
         _switch(options, "optimize", "optimised", "not optimised"),
+        _switch(options, "verify", "verified", ""),
         _switch(options, "reuse_memory", "memory reused", "memory not reused"),
         _switch(options, "map_weights", "weights mapped", "weights copied"),
         source.versions,

@@ -8,6 +8,7 @@ from corpus import (
     inputs,
     loops,
     numbers,
+    plain,
     randomness,
     rare,
     sizes,
@@ -27,6 +28,7 @@ TOPICS = (
     helpers,
     randomness,
     inputs,
+    plain,
     rare,
     fine,
 )
