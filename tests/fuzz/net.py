@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-# What the text of a net may use; printed in front of each reproduction.
+# What the text of a net may use; what it does use is printed in front of each reproduction.
 PREAMBLE = '''\
 import io
 
@@ -146,7 +146,15 @@ class Net:
             else "torch.jit.script(Net())"
         )
         calls = "".join(f"    lambda: ({', '.join(call)},),\n" for call in self.calls)
-        return f"""{PREAMBLE}
+        code = self.source() + example + calls
+        helpers = [
+            text
+            for text in PREAMBLE.split("\n\n\n")
+            if not text.startswith("def ") or text[4:].partition("(")[0] + "(" in code
+        ]
+        preamble = "\n\n\n".join(text.strip() for text in helpers)
+        return f"""{preamble}
+
 
 {self.source()}
 
