@@ -219,7 +219,7 @@ def draw_net(seed: int, executor: str = "prepared", precision: str = "fp32") -> 
             Line(line.text, _alive(line.body, set(d.names)), _alive(line.orelse, set(d.names)))
             for line in d.lines
         ]
-        outputs = [name for name in made if _unread(name, d.lines)] or made[-1:]
+        outputs = [name for name in d.names if _unread(name, d.lines)] or made[-1:]
         if d.chance(0.3):
             outputs.append(r.choice(made))
         calls = [example]
@@ -255,7 +255,7 @@ def _mentions(name: str, lines: list[Line]) -> list[str]:
 
 def _unread(name: str, lines: list[Line]) -> bool:
     """Whether no value is made of it: whoever runs the code may leave it out."""
-    last = _mentions(name, lines)[-1]
+    last = (_mentions(name, lines) or [":"])[-1]
     left, equals, _ = last.partition(" = ")
     return not last.endswith(":") and (not equals or name in names_in(left))
 
