@@ -510,6 +510,7 @@ def with_own(statement: str, *, declaration: str = "", file: str = "") -> bytes:
         "y = self.from_file(x)",
         'y = "a\\n"\n    z = getattr(self, "plain")',
         "self.save = torch.zeros([2])",
+        "y = __torch__.test_gate.Own.__new__(__torch__.test_gate.Own)\n    z = y.save",
     ],
 )
 def test_names_of_the_archives_own_are_no_operators(statement: str) -> None:

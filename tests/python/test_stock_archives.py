@@ -236,7 +236,7 @@ def test_stock_archives_compute_as_torch_does(
     name: str, tmp_path: Path, ts_infer: RunBinary, embed: Path
 ) -> None:
     contents = ARCHIVES[name]()
-    path = tmp_path / f"Modell für {name}.pt"
+    path = tmp_path / f"Größe von {name}.pt"
     path.write_bytes(contents)
     expected = by_stock(path)
     info = runtime.read_model_info(path)
@@ -297,6 +297,23 @@ def test_mobile_archives_without_code_are_called_by_their_name(
         done = ts_infer("run", path)
         assert done.returncode == 3
         assert "mobile interpreter" in done.stderr
+
+
+def add_one(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+    return output + 1
+
+
+def test_hooks_of_a_part_run_and_those_of_the_whole_are_refused() -> None:
+    """Python's call of a loaded module runs them, libtorch's forward() does not."""
+    inner = Convolutional()
+    inner.register_forward_hook(add_one)
+    whole = saved(script(inner))
+    with pytest.raises(ModelLoadError, match=r"without forward hooks of its own, got add_one"):
+        runtime.load(whole)
+    outer = script(nn.Sequential(inner))
+    with torch.inference_mode():
+        expected = outer(X)
+    torch.testing.assert_close(runtime.load(saved(outer))(X), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_what_torch_itself_cannot_load_again_is_said_to_be_that(tmp_path: Path) -> None:

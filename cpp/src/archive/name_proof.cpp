@@ -30,9 +30,9 @@ using torch::jit::Var;
 
 /// What a name of the code may mean to torch before, or instead of, a variable that is called so.
 bool is_torchs_own(const std::string& name) {
-  static const std::set<std::string> kOwn = {"torch", "ops",  "__torch__", "CONSTANTS",
-                                             "inf",   "infj", "nan",       "nanj"};
-  return kOwn.count(name) > 0;
+  static const std::set<std::string> kReserved = {"torch", "ops",  "__torch__", "CONSTANTS",
+                                                  "inf",   "infj", "nan",       "nanj"};
+  return kReserved.count(name) > 0;
 }
 
 bool is_variable(const TreeRef& tree) { return tree->kind() == torch::jit::TK_VAR; }
@@ -166,7 +166,7 @@ class Scope {
     }
     const std::optional<Getattr> getattr = as_getattr(tree);
     if (getattr && getattr->name) return attribute(getattr->value, *getattr->name, steps);
-    return nullptr;
+    return class_of_new_object(tree);
   }
 
   /// Whether an expression is a name of the archive's own code: no value, of which an operator
@@ -181,6 +181,15 @@ class Scope {
   }
 
  private:
+  /// __torch__.C.__new__(__torch__.C)
+  const Class* class_of_new_object(const TreeRef& tree) const {
+    if (tree->kind() != torch::jit::TK_APPLY) return nullptr;
+    const TreeRef callee = Apply(tree).callee().tree();
+    if (callee->kind() != '.' || Select(callee).selector().name() != "__new__") return nullptr;
+    const TreeRef type = Select(callee).value().tree();
+    return is_own_namespace(type) ? classes_.find(dotted_name(type)) : nullptr;
+  }
+
   bool is_enum(const std::string& name) const {
     const Class* const found = classes_.find(name);
     return found != nullptr && found->is_enum;

@@ -227,11 +227,22 @@ class TorchScriptEngine : public Engine {
 std::optional<c10::Device> place_for(const Archive& archive, c10::Device device) {
   if (!archive.has_meta()) return device;
   if (device.is_cpu() && archive.saved_on() == "cpu") return std::nullopt;
-  throw ModelLoadError(c10::str("[load] ", archive.subject(),
-                                ": a tensor of it is on the meta device: expected all others on ",
-                                "the CPU, and to be loaded there, got ",
-                                device.is_cpu() ? archive.saved_on() : device.str(),
-                                "; give it values, or take it out of the module, before saving"));
+  throw ModelLoadError(
+      "a tensor is on the meta device: expected all others on the CPU, and to be "
+      "loaded there, got " +
+      (device.is_cpu() ? archive.saved_on() : device.str()) +
+      "; give it values, or take it out of the module, before saving");
+}
+
+/// Python's call of a module runs them, forward() does not.
+void require_no_hooks(const Module& module) {
+  const std::vector<torch::jit::Function*>& before = module.type()->getForwardPreHooks();
+  const std::vector<torch::jit::Function*>& behind = module.type()->getForwardHooks();
+  if (before.empty() && behind.empty()) return;
+  throw ModelLoadError("expected a module without forward hooks of its own, got " +
+                       (before.empty() ? behind : before).front()->name() +
+                       ", which forward() leaves out; trace the module, or make it a part of "
+                       "another, before saving");
 }
 
 Module read_module(const Archive& archive, c10::Device device, bool map_weights,
@@ -241,6 +252,7 @@ Module read_module(const Archive& archive, c10::Device device, bool map_weights,
                            : nullptr;
   const FrontAllocator::Use use(weights.get());
   Module module = torch::jit::load(archive.reader(weights.get()), place_for(archive, device));
+  require_no_hooks(module);
   if (weights && weights->mapped_bytes() > 0) {
     decisions.push_back(c10::str("weights mapped from the file: ", weights->mapped_bytes(), " of ",
                                  archive.info().weight_bytes, " bytes"));
