@@ -154,17 +154,21 @@ def serve(subject: Subject, **options: Any) -> Callable[[], Any]:
     from ts_infer import runtime
 
     tensors = tensors_of(subject.example.values)
-    model = runtime.load(
-        subject.archive,
-        device=str(tensors[0][1].device) if tensors else "cpu",
-        # What load refuses unless it is allowed is no difference of what it computes.
-        allow_operators=runtime.restricted_operators(),
-        on_log=lambda *_: None,
-        # It would call at the largest sizes that are declared; those that fit are probed.
-        warmup="off",
-        **options,
-    )
-    return lambda: _Served(model.clone() if subject.stateful else model)
+
+    def load() -> Any:
+        return runtime.load(
+            subject.archive,
+            device=str(tensors[0][1].device) if tensors else "cpu",
+            # What load refuses unless it is allowed is no difference of what it computes.
+            allow_operators=runtime.restricted_operators(),
+            on_log=lambda *_: None,
+            # It would call at the largest sizes that are declared; those that fit are probed.
+            warmup="off",
+            **options,
+        )
+
+    model = load()
+    return lambda: _Served(load() if subject.stateful else model)
 
 
 def compare_variants(
