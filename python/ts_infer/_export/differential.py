@@ -168,15 +168,21 @@ def serve(subject: Subject, **options: Any) -> Callable[[], Any]:
     from ts_infer import runtime
 
     tensors = tensors_of(subject.example.values)
-    model = runtime.load(
-        subject.archive,
-        device=str(tensors[0][1].device) if tensors else "cpu",
-        # What load refuses unless it is allowed is no difference of what it computes.
-        allow_operators=runtime.restricted_operators(),
-        on_log=lambda *_: None,
-        **options,
-    )
-    return lambda: _Served(model.clone() if subject.stateful else model)
+
+    def load() -> Any:
+        return runtime.load(
+            subject.archive,
+            device=str(tensors[0][1].device) if tensors else "cpu",
+            # What load refuses unless it is allowed is no difference of what it computes.
+            allow_operators=runtime.restricted_operators(),
+            on_log=lambda *_: None,
+            # It would call at the largest sizes that are declared; those that fit are probed.
+            warmup="off",
+            **options,
+        )
+
+    model = load()
+    return lambda: _Served(load() if subject.stateful else model)
 
 
 def compare_variants(
@@ -247,7 +253,7 @@ def _passes_at_fault(subject: Subject, probe: str, variant: Variant, calls: int,
     for text, options in tried.items():
         emit(("trying", text))
         try:
-            model = serve(subject, warmup="off", **options)()
+            model = serve(subject, **options)()
         except Exception:
             continue
         if _compare(_Pair(subject, model), probe, variant, calls, emit).finding is None:
