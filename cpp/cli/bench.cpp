@@ -5,7 +5,6 @@
 #include <iostream>
 
 #include "commands.h"
-#include "machine.h"
 #include "signals.h"
 
 namespace ts_infer::cli {
@@ -36,10 +35,9 @@ std::string warmup_text(const BenchmarkResult& result) {
 }
 
 void print(const BenchArguments& arguments, const Model& model, const BenchmarkResult& result) {
-  const ModelInfo& info = model.info();
   const LatencyStats& latency = result.latency;
-  std::cout << info.name << " on " << info.device << ", executor " << info.executor << ", "
-            << loop_text(arguments) << ", " << fixed(result.duration_s, 2) << " s\n"
+  std::cout << model_text(arguments.common, model.info()) << ", " << loop_text(arguments) << ", "
+            << fixed(result.duration_s, 2) << " s\n"
             << warmup_text(result) << "\n\n";
   if (latency.count == 0) {
     std::cout << "no call was counted\n";
@@ -96,6 +94,7 @@ void bench(const BenchArguments& arguments) {
     options.on_timing = [](const Timing& timing) { std::cerr << timing.log_line() + '\n'; };
   }
   Model model = load_model(arguments.common, std::move(options));
+  note_precision(arguments.common, model.info());
   const Inputs inputs = gather_positional_inputs(model, arguments.inputs);
 
   BenchmarkOptions benchmark_options;
@@ -116,9 +115,7 @@ void bench(const BenchArguments& arguments) {
   }
 
   if (prints_text(arguments.common.json)) print(arguments, model, result);
-  Json json = {{"machine", machine_json()},
-               {"versions", versions_json()},
-               {"options", options_json(arguments.common)},
+  Json json = {{"options", options_json(arguments.common)},
                {"model", model_json(model)},
                {"inputs", inputs.description},
                {"interrupted", noted_signal() != 0},
@@ -128,7 +125,7 @@ void bench(const BenchArguments& arguments) {
                           {"rate_qps", arguments.rate_qps > 0 ? Json(arguments.rate_qps) : Json()},
                           {"skip", arguments.skip},
                           {"duration_s", arguments.duration_s}});
-  write_json(arguments.common.json, "bench", json);
+  write_json(arguments.common.json, "bench", json, arguments.common.intra_op_threads);
 }
 
 }  // namespace ts_infer::cli

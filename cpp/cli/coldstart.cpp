@@ -44,7 +44,8 @@ void measure(const ColdStartArguments& arguments) {
                          {"calls", calls_json(cold)},
                          {"first_ms", cold.first_ms},
                          {"settled_at", cold.settled_at > 0 ? Json(cold.settled_at) : Json()},
-                         {"steady_ms", cold.steady_ms}};
+                         {"steady_ms", cold.steady_ms},
+                         {"later_ms", cold.later_ms}};
   std::cout << document.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
@@ -140,6 +141,7 @@ Json run_child(const ColdStartArguments& arguments, const Run& run) {
                  {"first_ms", nullptr},
                  {"settled_at", nullptr},
                  {"steady_ms", nullptr},
+                 {"later_ms", Json::array()},
                  {"error", error}});
   return result;
 }
@@ -149,7 +151,8 @@ std::string call_text(const Json& call) {
   return fixed(call["ms"].get<double>()) + (call["compiled"].get<std::uint64_t>() > 0 ? "*" : " ");
 }
 
-void print_table(const std::vector<Run>& runs, const Json& results, const std::string& sizes) {
+void print_table(const std::vector<Run>& runs, const Json& results, const std::string& sizes,
+                 bool with_precision) {
   std::vector<std::pair<std::string, Table::Align>> columns = {{"call", Table::Align::kLeft}};
   std::vector<const Json*> shown;
   for (std::size_t i = 0; i < results.size(); ++i) {
@@ -172,8 +175,13 @@ void print_table(const std::vector<Run>& runs, const Json& results, const std::s
   }
   add("steady", [](const Json& run) { return fixed(run["steady_ms"].get<double>()) + ' '; });
   add("settled at", [](const Json& run) {
-    return (run["settled_at"].is_null() ? "never" : run["settled_at"].dump()) + ' ';
+    const std::string none = "not by " + std::to_string(run["calls"].size());
+    return (run["settled_at"].is_null() ? none : run["settled_at"].dump()) + ' ';
   });
+  if (with_precision) {
+    add("precision",
+        [](const Json& run) { return run["model"]["precision"].get<std::string>() + ' '; });
+  }
   const auto total = [](const Json& run, const char* what) {
     std::uint64_t sum = 0;
     for (const Json& call : run["calls"]) sum += call[what].get<std::uint64_t>();
@@ -231,7 +239,10 @@ void coldstart(const ColdStartArguments& arguments) {
     const std::string device = model.is_null() ? "" : " on " + model["device"].get<std::string>();
     std::cout << archive.name << device << ", " << this_machine().cpu_model << ", first "
               << arguments.calls << " calls, each column a fresh process\n";
-    for (const char* sizes : {"constant", "changing"}) print_table(runs, results, sizes);
+    const bool with_precision = arguments.common.precision != ModelArguments().precision;
+    for (const char* sizes : {"constant", "changing"}) {
+      print_table(runs, results, sizes, with_precision);
+    }
     if (!is_dynamic) std::cout << "\nno dimension is declared dynamic: sizes cannot change\n";
   }
   std::string first_error;
@@ -242,16 +253,14 @@ void coldstart(const ColdStartArguments& arguments) {
               << result["sizes"].get<std::string>() << " sizes: " << error << '\n';
     if (first_error.empty()) first_error = error;
   }
-  Json json = {{"machine", machine_json()},
-               {"versions", versions_json()},
-               {"options", options_json(arguments.common)},
+  Json json = {{"options", options_json(arguments.common)},
                {"model", model},
                {"interrupted", noted_signal() != 0},
                {"runs", results}};
   json["options"].erase("executor");
   json["options"].erase("warmup");
   json["options"].update({{"seed", arguments.seed}, {"calls", arguments.calls}});
-  write_json(arguments.common.json, "coldstart", json);
+  write_json(arguments.common.json, "coldstart", json, arguments.common.intra_op_threads);
   if (model.is_null() && !first_error.empty()) throw ExecutionError("no run succeeded");
 }
 

@@ -93,6 +93,12 @@ ArchiveLimits archive_limits(const std::vector<std::string>& texts);
 /// Options as run, bench and verify load with; warnings go to stderr.
 LoadOptions load_options(const ModelArguments& arguments);
 
+/// "cell on cpu, executor prepared"; with the precision that serves where one was asked for.
+std::string model_text(const ModelArguments& arguments, const ModelInfo& info);
+
+/// Says on stderr what came of a precision that was asked for.
+void note_precision(const ModelArguments& arguments, const ModelInfo& info);
+
 /// Loads, and shows on a terminal what is being done.
 Model load_model(const ModelArguments& arguments, LoadOptions options);
 

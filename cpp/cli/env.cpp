@@ -21,8 +21,7 @@ void env(const EnvArguments& arguments) {
                                                   : "OMP_NUM_THREADS=" + machine.omp_num_threads)
               << '\n';
   }
-  write_json(arguments.json, "env",
-             {{"machine", machine_json()}, {"versions", versions_json()}, {"devices", devices}});
+  write_json(arguments.json, "env", {{"devices", devices}});
 }
 
 }  // namespace ts_infer::cli

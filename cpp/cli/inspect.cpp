@@ -1,7 +1,6 @@
 #include <iostream>
 
 #include "commands.h"
-#include "machine.h"
 #include "ts_infer/version.h"
 
 namespace ts_infer::cli {
@@ -25,6 +24,14 @@ std::string wrapped(const std::vector<std::string>& words) {
 std::string integrity(const ArchiveInfo& info) {
   if (info.damaged.empty()) return "every member's CRC-32 is right";
   return "DAMAGED: " + join(info.damaged, ", ");
+}
+
+bool is_package(const ArchiveInfo& info) { return info.code.empty() && info.damaged.empty(); }
+
+std::string restricted(const ArchiveInfo& info) {
+  if (is_package(info)) return "not known, a package's code is native";
+  if (info.restricted_operators.empty()) return "no operator that load refuses";
+  return join(info.restricted_operators, ", ") + ", which load refuses unless allowed";
 }
 
 std::string text_of(const NeededLibrary& library) {
@@ -75,11 +82,7 @@ void print(const ArchiveInfo& info) {
             << "devices     " << (info.devices.empty() ? "none named" : join(info.devices, ", "))
             << '\n'
             << "methods     " << join(info.methods, ", ") << '\n'
-            << "restricted  "
-            << (info.restricted_operators.empty()
-                    ? "no operator that load refuses"
-                    : join(info.restricted_operators, ", ") + ", which load refuses unless allowed")
-            << '\n';
+            << "restricted  " << restricted(info) << '\n';
   print_provenance(info);
   if (info.signature) {
     std::cout << '\n' << info.signature->to_string();
@@ -88,6 +91,10 @@ void print(const ArchiveInfo& info) {
                  "writes one\n";
   }
   if (info.audit) print(*info.audit);
+  if (is_package(info)) {
+    std::cout << "\noperators: not known, a package's code is native\n";
+    return;
+  }
   std::cout << "\noperators (" << info.operators.size() << "):\n" << wrapped(info.operators);
 }
 
@@ -115,11 +122,11 @@ Json to_json(const ArchiveInfo& info, bool has_code) {
   Json warmup = Json::array();
   for (const auto& shapes : info.warmup_shapes) warmup.push_back(shapes);
   Json json = {
-      {"versions", versions_json()},
       {"path", info.path},
       {"file_bytes", info.file_bytes},
       {"name", info.name},
       {"method", info.method.empty() ? Json() : Json(info.method)},
+      {"is_package", is_package(info)},
       {"exported_with_torch", info.torch_version.empty() ? Json() : Json(info.torch_version)},
       {"signature", info.signature ? signature_json(*info.signature) : Json()},
       {"warmup_shapes", warmup},

@@ -68,6 +68,20 @@ Model load_model(const ModelArguments& arguments, LoadOptions options) {
   return Model::load(arguments.model, options);
 }
 
+std::string model_text(const ModelArguments& arguments, const ModelInfo& info) {
+  const bool is_asked = arguments.precision != ModelArguments().precision;
+  return info.name + " on " + info.device + ", executor " + info.executor +
+         (is_asked ? ", precision " + info.precision : "");
+}
+
+void note_precision(const ModelArguments& arguments, const ModelInfo& info) {
+  if (arguments.precision == ModelArguments().precision) return;
+  for (const std::string& decision : info.decisions) {
+    if (decision.find("precision") == std::string::npos) continue;
+    std::cerr << "ts_infer: " + info.name + ": " + decision + '\n';
+  }
+}
+
 std::vector<Setting> settings(const ModelArguments& arguments) {
   const ModelArguments defaults;
   std::vector<Setting> all;

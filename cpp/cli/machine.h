@@ -15,7 +15,7 @@ struct Machine {
 
 Machine this_machine();
 
-/// "machine", "versions" of every JSON document.
+/// Of every JSON document.
 Json machine_json();
 Json versions_json();
 

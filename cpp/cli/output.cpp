@@ -9,9 +9,11 @@
 #include <complex>
 #include <cstdio>
 #include <cstring>
+#include <ctime>
 #include <fstream>
 #include <iostream>
 
+#include "machine.h"
 #include "ts_infer/error.h"
 
 namespace ts_infer::cli {
@@ -114,6 +116,16 @@ Json specs_json(const std::vector<TensorSpec>& specs) {
                        {"any_keys", spec.any_keys}});
   }
   return all;
+}
+
+/// "2026-11-30T12:00:00Z"
+std::string utc_now() {
+  const std::time_t now = std::time(nullptr);
+  std::tm utc = {};
+  gmtime_r(&now, &utc);
+  char text[32];
+  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &utc);
+  return text;
 }
 
 }  // namespace
@@ -303,9 +315,16 @@ Json value_json(const Value& value) {
 
 bool prints_text(const std::string& json_path) { return json_path != "-"; }
 
-void write_json(const std::string& path, const std::string& command, const Json& document) {
+void write_json(const std::string& path, const std::string& command, const Json& document,
+                int intra_op_threads) {
   if (path.empty()) return;
-  Json full = {{"schema", 1}, {"command", command}};
+  const int threads = intra_op_threads > 0 ? intra_op_threads : default_intra_op_threads();
+  Json full = {{"schema", 1},
+               {"command", command},
+               {"date", utc_now()},
+               {"machine", machine_json()},
+               {"versions", versions_json()},
+               {"threads", threads}};
   full.update(document);
   const std::string text = full.dump(2, ' ', false, Json::error_handler_t::replace) + '\n';
   if (path == "-") {

@@ -82,8 +82,10 @@ Json value_json(const Value& value);
 /// Whether results are printed for people: not when the JSON goes to stdout.
 bool prints_text(const std::string& json_path);
 
-/// Writes `document`, led by "schema" and "command", to the file or for "-" to stdout; "" does
-/// nothing. @throws Error
-void write_json(const std::string& path, const std::string& command, const Json& document);
+/// Writes `document` to the file or for "-" to stdout; "" does nothing. It is led by "schema",
+/// "command" and what its figures depend on: date, machine, versions, threads inside a call, of
+/// which 0 stands for torch's own number. @throws Error
+void write_json(const std::string& path, const std::string& command, const Json& document,
+                int intra_op_threads = 0);
 
 }  // namespace ts_infer::cli

@@ -3,7 +3,6 @@
 #include <set>
 
 #include "commands.h"
-#include "machine.h"
 #include "npy.h"
 #include "signals.h"
 
@@ -59,6 +58,7 @@ void run(const RunArguments& arguments) {
     if (!arguments.quiet) std::cerr << timing.log_line() + '\n';
   };
   Model model = load_model(arguments.common, std::move(options));
+  note_precision(arguments.common, model.info());
   const Inputs inputs = gather_inputs(model, arguments.inputs);
 
   Value result;
@@ -88,24 +88,21 @@ void run(const RunArguments& arguments) {
     outputs_json.push_back(std::move(json));
   }
   if (prints_text(arguments.common.json)) {
-    const ModelInfo& info = model.info();
-    std::cout << info.name << " on " << info.device << ", executor " << info.executor << ", "
-              << done << (done == 1 ? " call" : " calls; the last one's outputs") << "\n\n"
+    std::cout << model_text(arguments.common, model.info()) << ", " << done
+              << (done == 1 ? " call" : " calls; the last one's outputs") << "\n\n"
               << table.to_string();
     if (!arguments.output_dir.empty()) std::cout << "\nwritten to " << arguments.output_dir << '\n';
   }
   Json calls = Json::array();
   for (const Timing& timing : timings) calls.push_back(timing_json(timing));
-  Json json = {{"machine", machine_json()},
-               {"versions", versions_json()},
-               {"options", options_json(arguments.common)},
+  Json json = {{"options", options_json(arguments.common)},
                {"model", model_json(model)},
                {"inputs", inputs.description},
                {"interrupted", noted_signal() != 0},
                {"calls", calls},
                {"outputs", outputs_json}};
   json["options"].update({{"seed", arguments.inputs.seed}, {"iterations", arguments.iterations}});
-  write_json(arguments.common.json, "run", json);
+  write_json(arguments.common.json, "run", json, arguments.common.intra_op_threads);
 }
 
 }  // namespace ts_infer::cli

@@ -38,8 +38,9 @@ struct Candidate {
   ModelArguments arguments;
   int callers = 1;
   std::shared_ptr<Model> model;  // callers of the same options share it
-  std::string executor;          // that serves
-  double call_s = 0;             // about
+  std::string executor;          // that serves, as precision does
+  std::string precision;
+  double call_s = 0;  // about
   std::vector<double> p50_ms;
   std::vector<double> per_s;
   std::vector<double> latencies_ms;
@@ -172,6 +173,7 @@ void Sweep::run() {
   {
     const Model model = load_model(chosen, load_options(chosen));
     info_ = model.info();
+    note_precision(chosen, info_);
     model_ = model_json(model);
     const Inputs inputs = gather_positional_inputs(model, arguments_.inputs);
     args_ = inputs.args;
@@ -242,7 +244,10 @@ Candidate Sweep::load(const std::string& what, const ModelArguments& arguments, 
   if (!candidate.model) {
     candidate.model = std::make_shared<Model>(load_model(arguments, load_options(arguments)));
   }
-  candidate.executor = candidate.model->info().executor;
+  const ModelInfo& info = candidate.model->info();
+  candidate.executor = info.executor;
+  candidate.precision = info.precision;
+  if (info.precision != info_.precision) candidate.what += " in " + info.precision;
   candidate.call_s = block(candidate, kBlockS, "first calls").latency.p50_ms / 1e3;
   return candidate;
 }
@@ -391,9 +396,11 @@ void Sweep::print_winner(const std::string& title, const Candidate& candidate) c
 
 void Sweep::print() const {
   const double elapsed_s = std::chrono::duration<double>(SweepClock::now() - start_).count();
-  std::cout << info_.name << " on " << info_.device << ", " << this_machine().cpu_model << ", "
-            << count_text(cores_to_use(), "core") << ", sweep of " << fixed(elapsed_s, 1)
-            << " s\n\n";
+  const bool is_asked = arguments_.common.precision != ModelArguments().precision;
+  std::cout << info_.name << " on " << info_.device
+            << (is_asked ? ", precision " + info_.precision : "") << ", "
+            << this_machine().cpu_model << ", " << count_text(cores_to_use(), "core")
+            << ", sweep of " << fixed(elapsed_s, 1) << " s\n\n";
   constexpr auto kRight = Table::Align::kRight;
   Table table({{"stage", Table::Align::kLeft},
                {"what", Table::Align::kLeft},
@@ -438,6 +445,7 @@ Json Sweep::row_json(const Stage& stage, const Candidate& candidate) const {
   return {{"stage", stage.name},
           {"what", candidate.what},
           {"executor", candidate.executor},
+          {"precision", candidate.precision},
           {"optimize", !candidate.arguments.no_optimize},
           {"disabled_passes", candidate.arguments.disabled_passes},
           {"intra_op_threads", candidate.arguments.intra_op_threads},
@@ -470,9 +478,7 @@ Json Sweep::json() const {
   for (const char* swept : {"executor", "intra_op_threads", "optimize", "disabled_passes"})
     options.erase(swept);
   options.update({{"seed", arguments_.inputs.seed}, {"duration_s", arguments_.duration_s}});
-  return {{"machine", machine_json()},
-          {"versions", versions_json()},
-          {"options", options},
+  return {{"options", options},
           {"model", model_},
           {"inputs", inputs_},
           {"interrupted", noted_signal() != 0},
@@ -491,7 +497,7 @@ void sweep(const BenchArguments& arguments) {
     sweep.run();
   }
   if (prints_text(arguments.common.json)) sweep.print();
-  write_json(arguments.common.json, "sweep", sweep.json());
+  write_json(arguments.common.json, "sweep", sweep.json(), arguments.common.intra_op_threads);
 }
 
 }  // namespace ts_infer::cli

@@ -5,17 +5,16 @@
 #include <iostream>
 
 #include "commands.h"
-#include "machine.h"
 
 namespace ts_infer::cli {
 namespace {
 
-void print(const VerifyReport& report) {
+void print(const ModelArguments& arguments, const VerifyReport& report) {
   const ModelInfo& info = report.model;
-  std::cout << info.name << " on " << info.device << ", executor " << info.executor << ", "
-            << report.calls << (report.calls == 1 ? " golden call\n" : " golden calls\n")
-            << "file        " << info.path << ", " << bytes_text(report.file_bytes) << ", "
-            << report.members << " members, every CRC-32 is right\n"
+  std::cout << model_text(arguments, info) << ", " << report.calls
+            << (report.calls == 1 ? " golden call\n" : " golden calls\n") << "file        "
+            << info.path << ", " << bytes_text(report.file_bytes) << ", " << report.members
+            << " members, every CRC-32 is right\n"
             << "sha256      " << report.sha256 << "\n\n";
   constexpr auto kRight = Table::Align::kRight;
   Table table({{"call", kRight},
@@ -55,18 +54,18 @@ void verify(const VerifyArguments& arguments) {
   const ModelArguments& common = arguments.common;
   const VerifyReport report =
       ts_infer::verify(common.model, load_options(common), arguments.sha256);
-  if (prints_text(common.json)) print(report);
+  note_precision(common, report.model);
+  if (prints_text(common.json)) print(common, report);
   write_json(common.json, "verify",
-             {{"machine", machine_json()},
-              {"versions", versions_json()},
-              {"options", options_json(common)},
+             {{"options", options_json(common)},
               {"model", model_json(report.model)},
               {"file_bytes", report.file_bytes},
               {"members", report.members},
               {"sha256", report.sha256},
               {"calls", report.calls},
               {"ok", report.ok()},
-              {"outputs", outputs_json(report)}});
+              {"outputs", outputs_json(report)}},
+             common.intra_op_threads);
   if (report.ok()) return;
   const auto differs = [](const OutputCheck& check) { return !check.ok; };
   const auto& outputs = report.outputs;

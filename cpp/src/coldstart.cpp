@@ -118,15 +118,17 @@ ColdStart cold_start(const std::string& path, const LoadOptions& options,
   std::vector<std::vector<double>> again(sizes.size());
   for (std::size_t round = 0; round < kSteadyCalls; ++round) {
     for (std::size_t size = 0; size < sizes.size(); ++size) {
-      again[size].push_back(timed_call(model, inputs[size]));
+      result.later_ms.push_back(timed_call(model, inputs[size]));
+      again[size].push_back(result.later_ms.back());
     }
   }
   std::vector<bool> near;
-  for (std::size_t i = 0; i < cold.calls; ++i) {
+  for (std::size_t i = 0; i < cold.calls + 2; ++i) {
     const double steady = median(again[i % sizes.size()]);
-    near.push_back(std::abs(result.calls[i].ms - steady) <= kSettled * steady);
+    const double ms = i < cold.calls ? result.calls[i].ms : result.later_ms[i - cold.calls];
+    near.push_back(std::abs(ms - steady) <= kSettled * steady);
   }
-  for (std::size_t i = 0; i + 2 < near.size() && result.settled_at == 0; ++i) {
+  for (std::size_t i = 0; i < cold.calls && result.settled_at == 0; ++i) {
     if (near[i] && near[i + 1] && near[i + 2]) result.settled_at = i + 1;
   }
   result.first_ms = result.calls.front().ms;

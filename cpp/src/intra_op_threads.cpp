@@ -6,6 +6,8 @@
 #include <thread>
 #include <vector>
 
+#include "ts_infer/model.h"
+
 #ifdef INTRA_OP_PARALLEL  // torch's own OpenMP is linked
 #include <omp.h>
 
@@ -30,6 +32,8 @@ bool can_start_threads(int count) {
   for (std::thread& thread : threads) thread.join();
   return can;
 }
+
+int default_intra_op_threads() { return at::get_num_threads(); }
 
 IntraOpThreads::IntraOpThreads(int count) : before_(count > 0 ? at::get_num_threads() : 0) {
   if (before_ == 0) return;

@@ -36,22 +36,33 @@ std::string too_deep() {
 
 using Transform = std::function<at::Tensor(const at::Tensor&)>;
 
+/// The type of a tuple that has names for its fields. The others find theirs in their elements,
+/// which fails where one is an undefined tensor.
+c10::TupleTypePtr named_type(const c10::ivalue::Tuple& tuple) {
+  try {
+    const c10::TupleTypePtr type = tuple.type();
+    return type->schema() ? type : nullptr;
+  } catch (const c10::Error&) {
+    return nullptr;
+  }
+}
+
 c10::IValue map_tensors_at(const c10::IValue& value, const Transform& transform, int depth) {
   if (depth > kDeepest) throw std::length_error("expected " + too_deep());
   if (value.isTensor()) {
     const at::Tensor& tensor = value.toTensor();
-    return tensor.defined() ? c10::IValue(transform(tensor)) : value;
+    return tensor.defined() ? c10::IValue(transform(tensor)) : c10::IValue();
   }
   const auto map = [&](const c10::IValue& element) {
     return map_tensors_at(element, transform, depth + 1);
   };
   if (value.isTuple()) {
     std::vector<c10::IValue> elements;
-    for (const c10::IValue& element : value.toTupleRef().elements()) {
-      elements.push_back(map(element));
-    }
-    return c10::ivalue::Tuple::createNamed(std::move(elements),
-                                           value.type()->expect<c10::TupleType>());
+    const c10::ivalue::Tuple& tuple = value.toTupleRef();
+    for (const c10::IValue& element : tuple.elements()) elements.push_back(map(element));
+    const c10::TupleTypePtr type = named_type(tuple);
+    return type ? c10::ivalue::Tuple::createNamed(std::move(elements), type)
+                : c10::ivalue::Tuple::create(std::move(elements));
   }
   if (value.isList()) {
     const auto list = value.toList();

@@ -28,7 +28,8 @@ Value from_ivalue(const c10::IValue& value, const std::string& where);
 /// Each of them. @throws as above
 std::vector<Value> from_ivalues(const std::vector<c10::IValue>& values, const std::string& where);
 
-/// `value` with `transform` applied to every defined tensor in it; containers are new ones.
+/// `value` with `transform` applied to every tensor in it, and None where one is undefined;
+/// containers are new ones.
 /// @throws std::length_error as require_shallow() does.
 c10::IValue map_tensors(const c10::IValue& value,
                         const std::function<at::Tensor(const at::Tensor&)>& transform);

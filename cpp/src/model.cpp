@@ -17,6 +17,7 @@
 #include <chrono>
 #include <mutex>
 #include <new>
+#include <system_error>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -185,6 +186,14 @@ Stack bind_arguments(const c10::FunctionSchema& schema, const std::vector<V>& ar
   if (args.size() > expected) {
     check.fail(c10::str("expected ", expected, " inputs at most, got ", args.size()));
   }
+  const auto refuse_unknown = [&] {
+    for (const auto& kwarg : kwargs) {
+      const std::string& name = kwarg.first;  // clang before 16 captures no structured binding
+      const bool known = std::any_of(arguments.begin() + 1, arguments.end(),
+                                     [&](const auto& argument) { return argument.name() == name; });
+      if (!known) check.fail("expected inputs of the model, got an unknown one, \"" + name + '"');
+    }
+  };
   Stack stack;
   stack.reserve(expected + 1);
   std::size_t used = 0;
@@ -208,17 +217,11 @@ Stack bind_arguments(const c10::FunctionSchema& schema, const std::vector<V>& ar
     } else if (argument.default_value()) {
       stack.push_back(*argument.default_value());
     } else {
+      refuse_unknown();  // which may be a wrong name of this one
       check.fail(argument.name(), "expected a value, got none");
     }
   }
-  if (used < kwargs.size()) {
-    for (const auto& kwarg : kwargs) {
-      const std::string& name = kwarg.first;  // clang before 16 captures no structured binding
-      const bool known = std::any_of(arguments.begin() + 1, arguments.end(),
-                                     [&](const auto& argument) { return argument.name() == name; });
-      if (!known) check.fail("expected inputs of the model, got an unknown one, \"" + name + '"');
-    }
-  }
+  if (used < kwargs.size()) refuse_unknown();
   return stack;
 }
 
@@ -290,10 +293,11 @@ struct Model::Impl {
   std::shared_ptr<const StreamLease> stream;  // on a device: of a stateful model
   std::atomic<bool> unwaited{false};  // a call returned while the device may still read weights
   const unsigned forks = fork_count();
-  // Of calls with a deadline; without one it has no thread.
-  std::unique_ptr<BackgroundCalls> background = std::make_unique<BackgroundCalls>();
+  std::unique_ptr<BackgroundCalls> background;  // of calls with a deadline
 
-  Impl() = default;
+  explicit Impl(const LoadOptions& load_options)
+      : options(load_options),
+        background(std::make_unique<BackgroundCalls>(load_options.intra_op_threads)) {}
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;
   ~Impl();
@@ -336,8 +340,11 @@ struct Model::Impl {
   };
 
   c10::IValue run(std::size_t method, Stack stack, const RunOptions& run_options);
-  Outcome run_until(BackgroundCalls::Clock::time_point deadline, std::size_t method,
-                    const Stack& stack, const RunOptions& run_options, const Places& places);
+  Outcome run_within_deadline(std::size_t method, const Stack& stack, const RunOptions& run_options,
+                              const Places& places);
+  /// Makes ExecutionErrors of what `work` throws.
+  template <typename Work>
+  auto guarded(const Work& work) const -> decltype(work());
 
   /// A call, without stats and callbacks.
   c10::IValue execute(std::size_t method, Stack stack, const RunOptions& run_options,
@@ -368,8 +375,7 @@ Model::Impl::~Impl() {
 
 std::unique_ptr<Model::Impl> Model::Impl::load(const std::shared_ptr<const Archive>& archive,
                                                const LoadOptions& options) {
-  auto impl = std::make_unique<Impl>();
-  impl->options = options;
+  auto impl = std::make_unique<Impl>(options);
   impl->archive = archive->info();
   ModelInfo& info = impl->info;
   info.name = options.name.empty() ? archive->info().name : options.name;
@@ -598,8 +604,7 @@ void Model::Impl::record_graphs(std::shared_ptr<CallGraphs> recording) {
 }
 
 std::unique_ptr<Model::Impl> Model::Impl::copy(std::shared_ptr<const StreamLease> on) {
-  auto copied = std::make_unique<Impl>();
-  copied->options = options;
+  auto copied = std::make_unique<Impl>(options);
   copied->device = device;
   copied->archive = archive;
   copied->info = info;
@@ -815,7 +820,7 @@ void Model::Impl::copy_outputs(const c10::IValue& result, const std::vector<Tens
   const at::NoGradGuard no_grad;
   std::vector<at::Tensor> outputs;
   for_each_leaf(result, [&](const c10::IValue& leaf) {
-    if (leaf.isTensor()) outputs.push_back(leaf.toTensor());
+    if (leaf.isTensor() && leaf.toTensor().defined()) outputs.push_back(leaf.toTensor());
   });
   if (outputs.size() != buffers.size()) {
     throw InputError(c10::str(where(), " outputs: expected ", outputs.size(),
@@ -872,9 +877,7 @@ c10::IValue Model::Impl::run(std::size_t method, Stack stack, const RunOptions& 
   const Places places = check_call(method, stack, run_options);
   Outcome outcome;
   if (run_options.deadline_ms > 0) {
-    const std::chrono::duration<double, std::milli> within(run_options.deadline_ms);
-    outcome = run_until(start + std::chrono::duration_cast<Clock::duration>(within), method, stack,
-                        run_options, places);
+    outcome = guarded([&] { return run_within_deadline(method, stack, run_options, places); });
   } else {
     const WarningCollector warnings;
     outcome.result = execute(method, std::move(stack), run_options, places, outcome.timing);
@@ -885,9 +888,25 @@ c10::IValue Model::Impl::run(std::size_t method, Stack stack, const RunOptions& 
   return std::move(outcome.result);
 }
 
-Model::Impl::Outcome Model::Impl::run_until(BackgroundCalls::Clock::time_point deadline,
-                                            std::size_t method, const Stack& stack,
-                                            const RunOptions& run_options, const Places& places) {
+Model::Impl::Outcome Model::Impl::run_within_deadline(std::size_t method, const Stack& stack,
+                                                      const RunOptions& run_options,
+                                                      const Places& places) {
+  using Kind = BackgroundCalls::Outcome::Kind;
+  const std::string expected = c10::str(where(), " deadline_ms: expected a result within ",
+                                        run_options.deadline_ms, " ms, got ");
+  std::optional<BackgroundCalls::Seat> seat;
+  try {
+    seat.emplace(*background);
+  } catch (const std::system_error&) {
+    throw ExecutionError(where() +
+                         " deadline_ms: expected a thread to serve the call, got none: the "
+                         "process, its user or its container may not have more; raise their "
+                         "limits, or call without a deadline");
+  }
+
+  const auto start = Clock::now();
+  const std::chrono::duration<double, std::milli> within(run_options.deadline_ms);
+  const auto deadline = start + std::chrono::duration_cast<Clock::duration>(within);
   // The caller's memory is the caller's again at the deadline.
   Stack copies;
   for (const c10::IValue& argument : stack) {
@@ -895,26 +914,36 @@ Model::Impl::Outcome Model::Impl::run_until(BackgroundCalls::Clock::time_point d
       return tensor.detach().clone(at::MemoryFormat::Preserve);
     }));
   }
+  if (Clock::now() >= deadline) {
+    throw ExecutionError(expected + "none; it was not started: copying the inputs took as long");
+  }
   RunOptions without_buffers = run_options;
   without_buffers.outputs.clear();
   const auto shared = std::make_shared<Outcome>();
-  const auto done = background->run_until(deadline, [=, this] {
+  const auto done = seat->run_until(deadline, [=, this] {
     const WarningCollector warnings;
     shared->result = execute(method, copies, without_buffers, places, shared->timing);
     shared->warnings = warnings.messages();
   });
-  const std::string missed = c10::str(where(), " deadline_ms: expected a result within ",
-                                      run_options.deadline_ms, " ms, got none; ");
-  if (done == BackgroundCalls::Outcome::kStillRuns) {
-    throw ExecutionError(missed + "the call goes on in the background");
+  if (done.kind == Kind::kNotStarted) {
+    const bool all_serve = done.running >= BackgroundCalls::kMostThreads;
+    throw ExecutionError(c10::str(expected, "none; it was not started: ",
+                                  all_serve ? c10::str(done.running, " earlier calls still run")
+                                            : "its thread got no processor"));
   }
-  if (done == BackgroundCalls::Outcome::kNotStarted) {
-    throw ExecutionError(c10::str(missed, "it was not started: ", BackgroundCalls::kMostThreads,
-                                  " earlier ones still run"));
+  if (done.kind == Kind::kStillRuns) {
+    const double ran = std::chrono::duration<double, std::milli>(done.ran).count();
+    throw ExecutionError(
+        c10::str(expected, "none; it has run for ", ran, " ms and goes on in the background"));
   }
+  const auto fail_late = [&] {
+    throw ExecutionError(c10::str(expected, "it after ", ms_since(start), " ms; it is dropped"));
+  };
+  if (done.kind == Kind::kLate) fail_late();
   if (!run_options.outputs.empty()) {
     copy_outputs(shared->result, run_options.outputs, nullptr);
     shared->result = {};
+    if (Clock::now() > deadline) fail_late();
   }
   return std::move(*shared);
 }
@@ -952,7 +981,7 @@ Model::Impl::Places Model::Impl::check_call(std::size_t method, const Stack& sta
 
 c10::IValue Model::Impl::execute(std::size_t method, Stack stack, const RunOptions& run_options,
                                  const Places& places, Timing& timing) {
-  try {
+  return guarded([&] {
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
     const IntraOpThreads threads(options.intra_op_threads);
     // Outputs may alias the state until release() has copied them, and what fails on the stream of
@@ -975,6 +1004,13 @@ c10::IValue Model::Impl::execute(std::size_t method, Stack stack, const RunOptio
     }
     if (call) call->finish(timing);
     return result;
+  });
+}
+
+template <typename Work>
+auto Model::Impl::guarded(const Work& work) const -> decltype(work()) {
+  try {
+    return work();
   } catch (const Error&) {
     throw;
   } catch (const std::bad_alloc&) {

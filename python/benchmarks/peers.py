@@ -9,7 +9,7 @@ from packed weights), and every contestant's first outputs are compared with eag
 Starts are fresh processes that take turns too. The processes that build a contestant's files have
 ended before it starts; torch.compile starts with its cache filled.
 
-    pip install --group peers            (pip 25.1; it needs g++ and ninja too)
+    pip install -r python/benchmarks/peers.txt            (it needs g++ and ninja too)
     pip install --no-deps silero-vad
     python python/benchmarks/peers.py --models encoder,mlp --json peers.json
     ts_infer report peers.json -o peers.html

@@ -293,7 +293,8 @@ output.)")
       .def_readonly("weight_bytes", &ArchiveInfo::weight_bytes)
       .def_readonly("members", &ArchiveInfo::members, "Number of files in the archive.")
       .def_readonly("damaged", &ArchiveInfo::damaged, "Members whose CRC-32 does not match.")
-      .def_readonly("code", &ArchiveInfo::code, "TorchScript source by its path in the archive.")
+      .def_readonly("code", &ArchiveInfo::code,
+                    "TorchScript source by its path in the archive; a package has none.")
       .def_readonly("manifest_json", &ArchiveInfo::manifest_json, "Empty where there is none.")
       .def("__repr__", [](const ArchiveInfo& self) {
         return py::str("<ArchiveInfo of {!r}: {} bytes, {} members, methods {!r}>")
@@ -323,13 +324,15 @@ Example:
 
 The deadline comes first; the other arguments, the result and the errors are those of a
 call. The call runs on a thread of the model's own, on copies of the inputs, which are on
-the host. Nothing can stop what runs: past the deadline it goes on in the background and
-its outputs are dropped. The next call of a stateful model waits for it, and so does the
-model's destruction.
+the host. The first such call starts the thread; the time counts from when it is there.
+Nothing can stop what runs: past the deadline it goes on in the background and its outputs
+are dropped. The next call of a stateful model waits for it, and so does the model's
+destruction.
 
 Raises:
     InputError: An argument is wrong, the deadline too.
-    ExecutionError: The model failed, or there was no result by the deadline.
+    ExecutionError: The model failed, or there was no result by the deadline; it says what
+        happened.
 
 Example:
     >>> out = model.call_within(20, *inputs)

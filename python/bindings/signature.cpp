@@ -51,9 +51,9 @@ void bind_signature(py::module_& module) {
       .def_readonly("has_default", &TensorSpec::has_default, "Whether it may be left out.")
       .def_readonly(
           "leaves", &TensorSpec::leaves,
-          "Of an argument that is a list, tuple or dict: what it is made of, depth-first; "
-          "names are paths such as \"sensors.imu\" and \"clips[0]\". Empty: unknown, not "
-          "checked.")
+          R"(Of an argument that is a list, tuple or dict: what it is made of, depth-first.
+
+A leaf's name is its path: "sensors.imu", "clips[0]". Empty: unknown, not checked.)")
       .def_readonly("any_length", &TensorSpec::any_length,
                     "Whether its lists may have more and fewer elements than there are leaves.")
       .def_readonly("any_keys", &TensorSpec::any_keys,

@@ -59,15 +59,27 @@ class Dim:
         """Of a dynamic dimension, else empty; equal names mean equal sizes."""
 
 class TensorSpec:
-    """One argument or result of a model."""
+    """One argument or result of a model, or a leaf of an argument."""
     def __repr__(self) -> str: ...
     def __str__(self) -> str: ...
+    @property
+    def any_keys(self) -> bool:
+        """Whether its dicts may have more and fewer keys."""
+    @property
+    def any_length(self) -> bool:
+        """Whether its lists may have more and fewer elements than there are leaves."""
     @property
     def dtype(self) -> torch.dtype | None:
         """Of a Tensor; None: unknown, not checked."""
     @property
     def has_default(self) -> bool:
         """Whether it may be left out."""
+    @property
+    def leaves(self) -> list[TensorSpec]:
+        """Of an argument that is a list, tuple or dict: what it is made of, depth-first.
+
+        A leaf's name is its path: "sensors.imu", "clips[0]". Empty: unknown, not checked.
+        """
     @property
     def name(self) -> str: ...
     @property
@@ -81,7 +93,7 @@ class Signature:
     """What a model takes and returns.
 
     Outputs are flattened depth-first, dict entries in insertion order. Without a manifest in the
-    archive, dtypes and shapes are unknown. ``str(signature)`` has one line an entry.
+    archive, dtypes and shapes are unknown. ``str(signature)`` has one line an entry and a leaf.
     """
     def __repr__(self) -> str: ...
     def __str__(self) -> str: ...
@@ -202,6 +214,7 @@ class LoadOptions:
     optimize: bool
     precision: str
     reuse_memory: bool
+    verify: bool
     warmup: str
     def __init__(self) -> None: ...
     def set_libraries(self, paths: collections.abc.Sequence[bytes]) -> None: ...
@@ -331,7 +344,7 @@ class ArchiveInfo:
         """None: not recorded."""
     @property
     def code(self) -> dict[str, str]:
-        """TorchScript source by its path in the archive."""
+        """TorchScript source by its path in the archive; a package has none."""
     @property
     def damaged(self) -> list[str]:
         """Members whose CRC-32 does not match."""
@@ -423,13 +436,15 @@ class Model:
 
         The deadline comes first; the other arguments, the result and the errors are those of a
         call. The call runs on a thread of the model's own, on copies of the inputs, which are on
-        the host. Nothing can stop what runs: past the deadline it goes on in the background and
-        its outputs are dropped. The next call of a stateful model waits for it, and so does the
-        model's destruction.
+        the host. The first such call starts the thread; the time counts from when it is there.
+        Nothing can stop what runs: past the deadline it goes on in the background and its outputs
+        are dropped. The next call of a stateful model waits for it, and so does the model's
+        destruction.
 
         Raises:
             InputError: An argument is wrong, the deadline too.
-            ExecutionError: The model failed, or there was no result by the deadline.
+            ExecutionError: The model failed, or there was no result by the deadline; it says what
+                happened.
 
         Example:
             >>> out = model.call_within(20, *inputs)

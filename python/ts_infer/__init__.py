@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ts_infer._compat import __version__, check_torch
 from ts_infer._errors import (
+    CompileError,
     Error,
     ExecutionError,
     ExportError,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from ts_infer._export.report import ExportReport
 
 __all__ = [
+    "CompileError",
     "CompileReport",
     "Error",
     "ExecutionError",

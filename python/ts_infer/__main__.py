@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ts_infer
+from ts_infer._cli import exit_code
 from ts_infer._compat import torch_dir
 
 if TYPE_CHECKING:
@@ -28,14 +29,6 @@ VERBS = {
 }
 
 _FOLDERS = {"--cmake-dir": "share/cmake/ts_infer", "--include-dir": "include"}
-
-_EXIT_CODES = (
-    (ts_infer.ExportError, 6),
-    (ts_infer.ExecutionError, 5),
-    (ts_infer.InputError, 4),
-    (ts_infer.ModelLoadError, 3),
-    (ts_infer.Error, 1),
-)
 
 
 def _installed(relative: str) -> Path:
@@ -72,9 +65,9 @@ def _run_verb(arguments: Sequence[str]) -> int:
     module.add_arguments(parser)
     try:
         return int(module.run(parser.parse_args(rest)))
-    except ts_infer.Error as error:
-        print(f"ts_infer: {error}", file=sys.stderr)
-        return next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
+    except (ts_infer.Error, MemoryError) as error:
+        print(f"ts_infer: {str(error) or 'out of memory'}", file=sys.stderr)
+        return exit_code(error)
     except KeyboardInterrupt:
         return 130
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ts_infer._export.package import CompileReport
     from ts_infer._export.report import ExportReport
 
 
@@ -45,6 +46,26 @@ class ExportError(Error):
         Args:
             message: What failed and what to do.
             report: The audit's report.
+        """
+        super().__init__(message)
+        self.report = report
+
+
+class CompileError(ExportError):
+    """A model cannot be compiled, or its package computes something else.
+
+    Attributes:
+        report: What was done and compared until then, and why there is no package.
+    """
+
+    report: CompileReport | None  # type: ignore[assignment]
+
+    def __init__(self, message: str, report: CompileReport | None = None) -> None:
+        """Create the error.
+
+        Args:
+            message: What failed and what to do.
+            report: What there is of the compilation's report.
         """
         super().__init__(message)
         self.report = report

@@ -202,6 +202,34 @@ TEST(ModelTest, ForwardNamesCallWhenAnOutputIsNoTensor) {
   EXPECT_EQ(model.call({ones({1})}).at(1).as_int(), 3);
 }
 
+/// As torch's fast path of attention does for weights that nobody needs.
+at::Tensor make_nothing(const at::Tensor&) { return {}; }
+
+TORCH_LIBRARY(ts_infer_model_test, library) {
+  library.def("nothing(Tensor x) -> Tensor", make_nothing);
+}
+
+TEST(ModelTest, AnUndefinedOutputIsNone) {
+  for (const char* result : {"y, x", "[y, x]", "{\"a\": y, \"b\": x}", "(y, (x, y))", "y"}) {
+    SCOPED_TRACE(result);
+    const std::string source = std::string(R"(
+def forward(self, x):
+    y = ts_infer_model_test.nothing(x)
+    return )") + result + '\n';
+    Model model = load_bytes(archive(source));
+    const Value got = model.call({ones({2})});
+    const Value& first = got.is_dict() ? got.at("a") : got.is_none() ? got : got.at(0);
+    EXPECT_TRUE(first.is_none());
+    EXPECT_THAT(message_of<InputError>([&] { model.forward({ones({2})}); }), HasSubstr("call()"));
+    if (got.is_none()) continue;
+    std::vector<float> buffer(2);
+    RunOptions options;
+    options.outputs = {Tensor::from_blob(buffer.data(), DType::kFloat32, {2})};
+    model.forward({ones({2})}, options);
+    EXPECT_THAT(buffer, ElementsAre(1, 1));
+  }
+}
+
 TEST(ModelTest, CallTakesEveryTypeNested) {
   Model model = load_bytes(archive(R"(
 def forward(self, flag: bool, count: int, scale: float, label: str, sizes: List[int],
@@ -283,6 +311,8 @@ TEST(ModelTest, CallRefusesUnknownMissingAndDoubleArguments) {
   EXPECT_THAT(message_of<InputError>([&] {
                 model.call({}, {{"y", ones({1, 4})}});
               }),
+              HasSubstr("unknown one, \"y\"\ninputs:\n  x: Tensor"));
+  EXPECT_THAT(message_of<InputError>([&] { model.call({}); }),
               HasSubstr("input \"x\": expected a value, got none"));
   EXPECT_THAT(message_of<InputError>([&] {
                 model.call({ones({1, 4})}, {{"y", ones({1})}});

@@ -101,7 +101,7 @@ def _build(cmake: str, build: Path, arguments: list[str]) -> None:
     source = SOURCE / "tests/install/consumer"
     embed = SOURCE / "cpp/examples/embed/main.cpp"
     run(cmake, "-S", source, "-B", build, f"-DEMBED_SOURCE={embed}", *DISABLED, *arguments)
-    run(cmake, "--build", build, "--parallel")
+    run(cmake, "--build", build, "--parallel", "2")
 
 
 def _check(program: Path, exported: tuple[Path, list[Case]], folder: Path) -> None:

@@ -7,14 +7,18 @@ import os
 import pty
 import re
 import signal
+import statistics
 import subprocess
 import zipfile
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
+
+from ts_infer import export
 
 if TYPE_CHECKING:
     from conftest import Run, RunBinary
@@ -453,6 +457,28 @@ def test_coldstart_runs_every_executor_in_fresh_processes(
     assert [call["compiled"] for call in profiling["calls"]][:3] == [1, 1, 0]
 
 
+def test_coldstart_settles_where_later_calls_say_so(
+    ts_infer: RunBinary, models: dict[str, str], tmp_path: Path
+) -> None:
+    arguments = ["--shape", "x=2x3", "--calls", 2, "--json", "cold.json"]
+    result = ts_infer("coldstart", models["plain"], *arguments)
+    assert result.returncode == 0, result.stderr
+    assert "never" not in result.stdout
+    (shown,) = re.findall(r"^settled at +(.*)$", result.stdout, re.MULTILINE)
+    runs = json.loads((tmp_path / "cold.json").read_text())["runs"]
+    settled = []
+    for run in runs:
+        times = [call["ms"] for call in run["calls"]] + run["later_ms"]
+        assert len(times) == 2 + 5
+        steady = run["steady_ms"]
+        assert steady == statistics.median(run["later_ms"])
+        near = [abs(ms - steady) <= 0.25 * steady for ms in times]
+        expected = next((k + 1 for k in range(2) if all(near[k : k + 3])), None)
+        assert run["settled_at"] == expected
+        settled.append("not by 2" if expected is None else str(expected))
+    assert re.split(r" {2,}", shown.strip()) == settled
+
+
 def test_coldstart_says_why_a_model_does_not_run(
     ts_infer: RunBinary, models: dict[str, str]
 ) -> None:
@@ -557,6 +583,42 @@ def test_env_names_versions_devices_and_cores(ts_infer: RunBinary) -> None:
     assert document["devices"][0] == "cpu"
     assert document["versions"]["torch"].split("+")[0] == torch_version
     assert document["machine"]["cores"] == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    "command", ["run", "bench", "sweep", "coldstart", "inspect", "verify", "env"]
+)
+def test_every_json_says_where_and_when_and_with_what(
+    ts_infer: RunBinary, tmp_path: Path, command: str
+) -> None:
+    path = tmp_path / "model.pt"
+    module = torch.nn.Linear(3, 3).eval()
+    export(module, (torch.ones(1, 3),), path, audit="off")
+    threads = [] if command in ("inspect", "env") else ["--intra-op-threads", 1]
+    if command == "sweep":
+        arguments = ["bench", path, "--sweep", "--duration", 1]
+        threads = []
+    elif command == "env":
+        arguments = [command]
+    else:
+        arguments = [command, path]
+    if command == "bench":
+        arguments += ["--duration", 0.05]
+    if command == "coldstart":
+        arguments += ["--calls", 1]
+    before = datetime.now(timezone.utc).replace(microsecond=0)
+    result = ts_infer(*arguments, *threads, "--json", "-")
+    assert result.returncode == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert list(document)[:6] == ["schema", "command", "date", "machine", "versions", "threads"]
+    assert (document["schema"], document["command"]) == (1, command)
+    assert before <= datetime.fromisoformat(document["date"].replace("Z", "+00:00"))
+    assert document["machine"]["cpu"]
+    assert document["machine"]["cores"] == len(os.sched_getaffinity(0))
+    assert document["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert document["threads"] >= 1
+    if threads:
+        assert document["threads"] == 1
 
 
 # exit codes

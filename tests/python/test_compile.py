@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -63,6 +64,13 @@ class Loop(nn.Module):
             x = x - 1
             i += 1
         return x
+
+
+class InDict(nn.Module):
+    """Its tensor comes in a dict."""
+
+    def forward(self, parts: dict[str, Tensor]) -> Tensor:
+        return parts["x"] * 2
 
 
 class Scaled(nn.Module):
@@ -250,10 +258,18 @@ def test_verify_inspect_and_the_binary_take_it(
     assert runtime.verify(package).ok
     info = runtime.read_model_info(package)
     assert (info.method, info.methods) == ("aotinductor", ["forward"])
+    assert (info.code, info.operators, info.devices) == ({}, [], ["cpu"])
     command = ["python", "-m", "ts_infer"]
     run = [*command, "run", str(package), "--shape", "x=7x4", "--iterations", "2"]
     assert subprocess.run(run, check=False, timeout=120).returncode == 0
     assert "7x3" in capfd.readouterr().out
+    inspect = [*command, "inspect", str(package)]
+    assert subprocess.run(inspect, check=False, timeout=120).returncode == 0
+    shown = capfd.readouterr().out
+    assert "operators: not known, a package's code is native" in shown
+    assert "restricted  not known" in shown
+    assert main(["audit", str(package)]) == main(["compile", str(package)]) == 3
+    assert capfd.readouterr().err.count("got an AOTInductor package") == 2
 
 
 def test_the_manifest_says_what_it_is_compiled_for(network: tuple[Network, Path]) -> None:
@@ -298,22 +314,35 @@ def test_a_loop_over_values_is_refused_with_its_line(tmp_path: Path) -> None:
     [
         (Counter(), (torch.zeros(2),), "expected a model without state, got one that changes"),
         (Scaled(), (torch.zeros(2), 2.0), "the input by: expected a Tensor, got float"),
+        (InDict(), ({"x": torch.zeros(2)},), "the input parts: expected a Tensor, got Dict"),
     ],
-    ids=["state", "number"],
+    ids=["state", "number", "dict"],
 )
 def test_what_a_package_cannot_hold_is_refused(
     module: nn.Module, inputs: Any, what: str, tmp_path: Path
 ) -> None:
     path = archive(module, inputs, None, tmp_path / "model.pt", audit="off")
-    with pytest.raises(ts_infer.ExportError, match=what):
+    with pytest.raises(ts_infer.CompileError, match=what) as caught:
         ts_infer.compile(path)
+    report = caught.value.report
+    assert report is not None
+    assert not report.ok
+    assert re.match(what, report.refusal)
+    assert report.path == str(tmp_path / "model.pt2")
+    assert f"refused: {report.refusal}" in str(report)
 
 
 def test_an_archive_without_a_manifest_is_refused(
     save_model: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["compile", str(save_model(Network()))]) == 6
-    assert "without a manifest" in capsys.readouterr().err
+    assert main(["compile", str(save_model(Network())), "--json", "-"]) == 6
+    output = capsys.readouterr()
+    assert output.err.startswith("ts_infer: [compile] model: ")
+    assert "without a manifest" in output.err
+    document = json.loads(output.out)
+    assert (document["command"], document["ok"]) == ("compile", False)
+    assert "without a manifest" in document["refusal"]
+    assert document["machine"]["cpu"]
 
 
 @pytest.mark.parametrize("way", ["archive", "relative", "symlink", "hardlink", "default"])
@@ -332,7 +361,7 @@ def test_the_archive_is_not_overwritten(
     target = targets.get(way, [str(other)])
     assert main(["compile", str(path), *(["-o", *target] if target else [])]) == 6
     error = capsys.readouterr().err
-    assert error.startswith("[compile] model: the package would replace the archive: expected")
+    assert error.startswith("ts_infer: [compile] model: the package would replace the archive: ")
     assert "torch.export" not in error
     assert path.read_bytes() == before
 
@@ -462,9 +491,11 @@ def test_sizes_that_come_out_otherwise_are_left_out_and_the_report_says_what_was
 def test_another_module_than_the_archives_is_refused(tmp_path: Path) -> None:
     path = archive(Doubled(), (torch.randn(3, 4),), None, tmp_path / "model.pt", audit="off")
     with pytest.raises(
-        ts_infer.ExportError, match="what the archive gives at the example: the out"
-    ):
+        ts_infer.CompileError, match="what the archive gives at the example: the out"
+    ) as caught:
         ts_infer.compile(path, None, Three())
+    assert caught.value.report is not None
+    assert caught.value.report.route == "torch.export"
     assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]
 
 
@@ -481,7 +512,7 @@ def test_the_command_says_where_it_is_and_keeps_torchs_graphs_back(
     assert out == ""
     first, second = error.splitlines()
     assert first == "compiling model.pt: torch.export"
-    assert second.startswith("[compile] model: torch.export refuses it: GuardOnDataDependent")
+    assert second.startswith("ts_infer: [compile] model: torch.export refuses it: GuardOnData")
 
 
 def filtered() -> tuple[nn.Module, tuple[Tensor]]:

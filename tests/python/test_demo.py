@@ -81,7 +81,9 @@ def test_demo_compares_four_ways(
         "ts_infer in Python",
         "ts_infer binary",
     ]
+    eager_ms = float(rows["eager Python"][1])
     for name, (first, median, p90, ratio, diff, n) in rows.items():
+        assert float(ratio) == pytest.approx(float(median) / eager_ms, abs=0.02)
         assert float(first) > 0
         assert 0 < float(median) <= float(p90)
         assert int(n) >= 6

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from ts_infer._export import cli
+from ts_infer.__main__ import main
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,9 +64,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def export(*arguments: str) -> int:
-    parser = argparse.ArgumentParser(prog="ts_infer export")
-    cli.add_arguments(parser)
-    return cli.run(parser.parse_args(arguments))
+    return main(["export", *arguments])
 
 
 @pytest.mark.parametrize("factory", ["as_tuple", "as_dict"])
@@ -94,6 +91,9 @@ def test_export_exits_6_and_names_the_line_when_the_audit_fails(
     assert not (folder / "gate.pt").exists()
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     assert report["findings"][0]["code"] == "tracer-warning"
+    assert (report["schema"], report["command"]) == (1, "export")
+    assert report["machine"]["cpu"]
+    assert report["date"].endswith("Z")
 
 
 def test_method_and_allow_override_the_factory(folder: Path) -> None:
@@ -156,5 +156,5 @@ def test_bad_flags_exit_2(arguments: list[str]) -> None:
 def test_anything_else_exits_1(capsys: pytest.CaptureFixture[str], spec: str, text: str) -> None:
     assert export(spec, "-o", "model.pt") == 1
     error = capsys.readouterr().err
-    assert error.startswith("[export] ")
+    assert error.startswith("ts_infer: [export] ")
     assert text in error

@@ -251,3 +251,26 @@ def test_the_binary_takes_it(linears: tuple[Linears, Path], ts_infer: RunBinary)
     model = json.loads(done.stdout)["model"]
     assert model["precision"] == "bf16"
     assert 0 < model["precision_error"] < 0.02
+
+
+@pytest.mark.parametrize("command", ["run", "bench", "verify"])
+def test_the_terminal_says_what_came_of_it(
+    linears: tuple[Linears, Path], ts_infer: RunBinary, command: str
+) -> None:
+    more = ["--duration", 0.05] if command == "bench" else []
+    done = ts_infer(command, linears[1], *more, "--precision", "fp16")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^ts_infer: \S+: precision fp32, not fp16: ", done.stderr, re.MULTILINE)
+    assert re.search(r"^\S+ on cpu, executor prepared, precision fp32, ", done.stdout)
+    plain = ts_infer(command, linears[1], *more)
+    assert ", precision" not in plain.stdout
+    assert "precision fp32" not in plain.stderr
+
+
+def test_the_terminal_says_that_it_was_taken(
+    linears: tuple[Linears, Path], ts_infer: RunBinary
+) -> None:
+    load_bf16(linears[1])
+    done = ts_infer("run", linears[1], "--precision", "bf16")
+    assert "executor prepared, precision bf16, 1 call" in done.stdout
+    assert re.search(r"^ts_infer: \S+: precision bf16: \d+ products$", done.stderr, re.MULTILINE)

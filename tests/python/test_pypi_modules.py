@@ -1,6 +1,6 @@
 """Modules that people install: each export is right on held-out inputs, or refused, and says why.
 
-They are in the dependency group `pypi`, with the versions that this was tried with.
+They are in pypi.txt, with the versions that this was tried with.
 """
 
 from __future__ import annotations

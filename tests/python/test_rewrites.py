@@ -14,6 +14,7 @@ from archives import quiet_torch_jit, script, uses_own_kernels
 from torch import Tensor, nn
 from torch.nn import functional
 
+import ts_infer
 from ts_infer import runtime
 
 
@@ -312,3 +313,105 @@ def test_attention_has_nan_where_eager_has_it(causal: bool, where: int, value: f
     inputs = [torch.randn(2, 2, 6, 4) for _ in range(3)]
     inputs[where][0, 1, 3, 2] = value
     check_special(Attention(causal=causal), *inputs)
+
+
+class Normed(nn.Module):
+    """What a batch norm gets is written to behind the layer."""
+
+    def __init__(self, layer: nn.Module, norm: nn.BatchNorm1d, how: str) -> None:
+        super().__init__()
+        self.layer = layer
+        self.norm = norm
+        self.how = how
+        assert norm.running_mean is not None
+        nn.init.normal_(norm.running_mean)
+        nn.init.normal_(norm.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x)
+        if self.how == "view":
+            y.unsqueeze(0).mul_(2)
+        else:
+            y[:, 0] = 0
+        result: Tensor = self.norm(y)
+        return result
+
+
+@pytest.mark.parametrize("how", ["view", "slice"])
+@pytest.mark.parametrize("layer", [nn.Linear(8, 3), nn.Conv1d(8, 3, 1)], ids=str)
+def test_a_write_between_a_layer_and_its_batch_norm(layer: nn.Module, how: str) -> None:
+    torch.manual_seed(0)
+    sizes = (2, 8) if isinstance(layer, nn.Linear) else (2, 8, 5)
+    check(Normed(layer, nn.BatchNorm1d(3), how), torch.randn(sizes))
+
+
+class NormedInALoop(nn.Module):
+    """Each turn has a sum of its own, which it writes to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(4, 4, 1)
+
+    def forward(self, x: Tensor, turns: int) -> Tensor:
+        y = self.conv(x)
+        total = torch.zeros_like(y)
+        for _ in range(turns):
+            z = y * 3.0
+            z.add_(1)
+            total += z
+        return total
+
+
+def test_what_is_behind_a_convolution_in_a_loop_is_made_in_each_turn() -> None:
+    torch.manual_seed(0)
+    module = NormedInALoop().eval()
+    model = load(script(module))
+    x = torch.randn(2, 4, 4)
+    for turns in (0, 1, 3):
+        with torch.inference_mode():
+            torch.testing.assert_close(model(x, turns), module(x, turns))
+
+
+class Smooth(nn.Module):
+    """Has state."""
+
+    mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.mean.mul_(0.9).add_(x.mean(0) * 0.1)
+        return x - self.mean
+
+
+@pytest.mark.parametrize("executor", runtime.executors())
+def test_an_error_in_a_part_of_a_model_with_state_is_told(executor: str) -> None:
+    model = load(script(nn.Sequential(nn.ReLU(), Smooth())), executor=executor)
+    for instance in (model, model.clone()):
+        instance(torch.ones(2, 8))
+        with pytest.raises(ts_infer.ExecutionError, match="size of tensor"):
+            instance(torch.ones(2, 5))
+        instance(torch.ones(2, 8))
+
+
+class InPlaceThen(nn.Module):
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: Tensor) -> Tensor:
+        x.abs_()
+        result: Tensor = self.part(x)[0]
+        return result
+
+
+@pytest.mark.parametrize("part", [nn.LSTM(1, 1), nn.GRU(1, 2), nn.LSTM(1, 2, num_layers=2)])
+def test_a_recurrent_layer_refuses_an_input_of_another_width(part: nn.Module) -> None:
+    model = load(trace(InPlaceThen(part).eval(), torch.randn(3, 1, 1)))
+    model(torch.randn(5, 2, 1))
+    for sizes in ((5, 2, 4), (5, 4), (5, 2, 0)):
+        with pytest.raises(ts_infer.ExecutionError):
+            model(torch.randn(sizes))
+    model(torch.randn(5, 2, 1))

@@ -385,6 +385,7 @@ PAIR_ERRORS: list[tuple[str, tuple[Any, ...], dict[str, Any], str]] = [
     ("none", (), {}, 'input "a": expected a value, got none'),
     ("too many", (ONES, ONES, ONES), {}, "expected"),
     ("unknown name", (ONES, ONES), {"c": ONES}, 'an unknown one, "c"'),
+    ("unknown for known", (), {"A": ONES, "b": ONES}, 'an unknown one, "A"\ninputs:\n  a: '),
     ("twice", (ONES, ONES), {"a": ONES}, "a"),
     ("type", (ONES, "text"), {}, '"b": expected Tensor, got str'),
     ("none value", (None, ONES), {}, '"a": expected Tensor, got None'),
@@ -945,6 +946,31 @@ def test_threads_that_the_process_may_not_have_are_a_load_error(affine_path: Pat
         except ts_infer.ModelLoadError as error:
             assert "intra_op_threads: the process, its user" in str(error), error
             print(runtime.load(sys.argv[1], device="cpu", intra_op_threads=2)(x).tolist())
+    """
+    expected = jit_load(affine_path)(torch.ones(1, 3)).tolist()
+    assert json.loads(run_program(program, affine_path)) == expected
+
+
+def test_a_thread_for_a_deadline_that_cannot_be_had_is_an_execution_error(
+    affine_path: Path,
+) -> None:
+    program = """
+        import resource, sys
+        import torch, ts_infer
+        from ts_infer import runtime
+        x = torch.ones(1, 3)
+        model = runtime.load(sys.argv[1], device="cpu")
+        model(x)
+        pages = int(open("/proc/self/statm").read().split()[0])
+        room = pages * resource.getpagesize() + (4 << 20)  # less than the stack of a thread
+        unlimited = resource.RLIM_INFINITY
+        resource.setrlimit(resource.RLIMIT_AS, (room, unlimited))
+        try:
+            model.call_within(60_000, x)
+        except ts_infer.ExecutionError as error:
+            assert "expected a thread to serve the call" in str(error), error
+            resource.setrlimit(resource.RLIMIT_AS, (unlimited, unlimited))
+            print(model.call_within(60_000, x).tolist())
     """
     expected = jit_load(affine_path)(torch.ones(1, 3)).tolist()
     assert json.loads(run_program(program, affine_path)) == expected

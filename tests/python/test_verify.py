@@ -9,6 +9,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from archives import Counter, Pair, quiet_torch_jit, script
@@ -309,11 +310,12 @@ def test_load_that_verifies_leaves_random_generators_alone(counting: Path) -> No
 def test_commands_verify_in_load(
     ts_infer: RunBinary, counting: Path, differing: Path, verb: list[str]
 ) -> None:
-    given = ["--shape", "x=2", "--verify", "--json", "-"]
-    result = ts_infer(verb[0], counting, *verb[1:], *given)
+    np.save(counting.with_name("ones.npy"), np.ones((2, 2), dtype=np.float32))
+    flags = [*verb[1:], "--verify", "--json", "-"]
+    result = ts_infer(verb[0], counting, *flags, "--input", "x=ones.npy")
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["options"]["verify"] is True
-    result = ts_infer(verb[0], differing, *verb[1:], "--shape", "a=2", "--shape", "b=2", "--verify")
+    result = ts_infer(verb[0], differing, *flags, "--input", "a=ones.npy", "--input", "b=ones.npy")
     assert result.returncode == 3
     assert "the first: call 2, sum at [1, 0]: expected 2.5, got 2" in result.stderr
     assert result.stdout == ""

@@ -81,9 +81,10 @@ struct ColdStart {
   ModelInfo model;
   std::vector<ColdCall> calls;
   double first_ms = 0;
-  double steady_ms = 0;  // of the first call's size: the median of calls made after all others
-  std::uint64_t settled_at = 0;  // first call k such that k, k+1 and k+2 are within 25 % of their
-                                 // sizes' steady; 1 is the first; 0: none is
+  double steady_ms = 0;          // of the first call's size: the median of its later calls
+  std::uint64_t settled_at = 0;  // first call k such that k, k+1 and k+2, later ones too, are
+                                 // within 25 % of their sizes' steady; 1 is the first; 0: none is
+  std::vector<double> later_ms;  // calls after these, five of each size, the sizes in turn
 };
 
 /// Loads a model and makes its first calls, then calls each size again to know its steady time. To

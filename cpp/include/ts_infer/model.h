@@ -145,12 +145,14 @@ struct RunOptions {
   void* stream = nullptr;
 
   /// Milliseconds after which the caller stops waiting and gets an ExecutionError; 0: never. For
-  /// inputs on the host.
+  /// inputs on the host. What is done later is no result: by the clock, not by who woke up first.
   ///
-  /// The call runs on a thread of the model's own, on copies of the inputs. Nothing can stop what
-  /// runs: past the deadline it goes on in the background, its outputs are dropped, `outputs` stay
-  /// as they were, and the state of a stateful model changes as if nobody had stopped waiting. Its
-  /// next call waits for that, and so does the model's destruction.
+  /// The call runs on a thread of the model's own, on copies of the inputs. The first such call
+  /// starts it, and a call starts one more where all serve, up to 64; the time counts from when it
+  /// is there. Nothing can stop what runs: past the deadline it goes on in the background, its
+  /// outputs are dropped, and the state of a stateful model changes as if nobody had stopped
+  /// waiting. Its next call waits for that, and so does the model's destruction. `outputs` stay as
+  /// they were, unless the time runs out while they are written.
   double deadline_ms = 0;
 };
 
@@ -203,7 +205,9 @@ struct ArchiveInfo {
   std::uint64_t weight_bytes = 0;
   std::size_t members = 0;                  // files in the archive
   std::vector<std::string> damaged;         // members whose CRC-32 does not match
-  std::map<std::string, std::string> code;  // TorchScript source by its path in the archive
+  std::map<std::string, std::string> code;  // TorchScript source by its path in the archive; none:
+                                            // a package, whose code is native, and of which
+                                            // operators are not known
   std::string manifest_json;                // "" where there is none
 };
 
@@ -305,6 +309,9 @@ TS_INFER_API std::vector<std::string> executors();
 /// "convolution", "recurrent", "linear", and
 /// "attention", which includes the layers of transformers' encoders.
 TS_INFER_API std::vector<std::string> passes();
+
+/// Threads inside a call that this thread makes, where LoadOptions::intra_op_threads is 0.
+TS_INFER_API int default_intra_op_threads();
 
 /// The devices that this process can use: "cpu", "cuda:0", …
 TS_INFER_API std::vector<std::string> available_devices();

@@ -415,6 +415,7 @@ void Archive::read_manifest() {
   golden_ = std::move(manifest.golden);
   compiled_ = std::move(manifest.compiled);
   if (is_package_) info_.methods = std::move(manifest.methods);
+  if (is_package_ && compiled_) info_.devices = {compiled_->device};
   if (golden_) info_.golden_calls = golden_->calls;
 }
 

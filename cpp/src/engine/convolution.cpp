@@ -85,6 +85,21 @@ const torch::jit::RegisterOperators kConvolutionOperator({torch::jit::Operator(
     c10::AliasAnalysisKind::PURE_FUNCTION)});
 const auto kConvolution = c10::Symbol::fromQualString("ts_infer::convolution");
 
+bool is_convolution(const Node* node) {
+  const std::string kind = node->kind().toQualString();
+  return kind.find("aten::") == 0 && kind.find("conv") != std::string::npos;
+}
+
+/// Whether a convolution's result goes into a loop or a branch, where torch's passes fold what is
+/// behind it too: each turn would get the same tensor, where it should get its own.
+bool is_used_in_another_block(const Node* node) {
+  const auto& uses = node->outputs().empty() ? torch::jit::use_list() : node->output(0)->uses();
+  return is_convolution(node) &&
+         std::any_of(uses.begin(), uses.end(), [&](const torch::jit::Use& use) {
+           return use.user->owningBlock() != node->owningBlock();
+         });
+}
+
 /// One for each dimension, or one for all.
 std::optional<std::vector<std::int64_t>> numbers(torch::jit::Value* value, std::int64_t dims) {
   const auto constant = torch::jit::toIValue(value);
@@ -292,16 +307,16 @@ void give_bfloat16(torch::jit::Block* block, const torch::jit::AliasDb& aliases)
 }  // namespace
 
 int pack_convolutions(std::shared_ptr<torch::jit::Graph>& graph, bool bfloat16) {
-  const bool takes_any =
-      any_node(graph->block(), [](const Node* node) { return parameters_of(node).has_value(); });
   // What was converted to oneDNN's layout when it was saved stays so.
   const bool has_onednn = any_node(graph->block(), [](const Node* node) {
     return std::string(node->kind().toQualString()).find("mkldnn") != std::string::npos;
   });
-  if (!takes_any || has_onednn) return 0;
-  torch::jit::FoldFrozenConvBatchnorm(graph);
-  torch::jit::FoldFrozenConvAddOrSub(graph);
-  torch::jit::FoldFrozenConvMulOrDiv(graph);
+  if (!any_node(graph->block(), is_convolution) || has_onednn) return 0;
+  if (!any_node(graph->block(), is_used_in_another_block)) {
+    torch::jit::FoldFrozenConvBatchnorm(graph);
+    torch::jit::FoldFrozenConvAddOrSub(graph);
+    torch::jit::FoldFrozenConvMulOrDiv(graph);
+  }
   torch::jit::RemoveTensorMutation(graph);
   torch::jit::AliasDb aliases(graph);
   const int count = change_nodes(

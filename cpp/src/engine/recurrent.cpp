@@ -142,6 +142,10 @@ class Recurrent {
     const c10::IValue popped = torch::jit::pop(stack);
     const States states = popped.isTensor() ? States{popped.toTensor()} : popped.toTensorVector();
     const at::Tensor input = torch::jit::pop(stack).toTensor();
+    // torch's own, in inference mode, reads beyond the weights of another width.
+    const std::int64_t width = packed_[0].gates.inputs();
+    TORCH_CHECK(input.dim() > 0 && input.size(-1) == width, "expected an input of width ", width,
+                ", got one of sizes ", input.sizes());
     for (at::Tensor& result :
          fits(input, states) ? run_packed(input, states) : run_torchs(input, states)) {
       stack.emplace_back(std::move(result));

@@ -41,6 +41,9 @@ std::vector<std::string> public_methods(const Module& module) {
   return names;
 }
 
+/// Inlined code refers to the functions that it comes from, which the text of an error names.
+using Origins = std::vector<std::shared_ptr<torch::jit::CompilationUnit>>;
+
 /// The methods of a module, ready to run on any instance of it.
 struct Program {
   struct Method {
@@ -49,9 +52,11 @@ struct Program {
     torch::jit::GraphExecutor* executor;  // of the others
   };
 
-  Program(Module module_, ExecutorChoice& choice, Preparation how_)
+  /// `origins` is the code that the module's was made from.
+  Program(Module module_, ExecutorChoice& choice, Preparation how_, Origins origins_)
       : module(std::move(module_)),
         how(std::move(how_)),
+        origins(std::move(origins_)),
         state(analyse_state(module)),
         names(public_methods(module)) {
     for (const std::string& name : names) {
@@ -88,6 +93,7 @@ struct Program {
 
   Module module;
   Preparation how;
+  Origins origins;
   std::string executor;
   std::vector<std::string> decisions;  // of preparing
   int lowered_products = 0;            // of all methods
@@ -138,7 +144,9 @@ class TorchScriptEngine : public Engine {
     if (state.constant_containers || !state.constants.empty()) {
       instance = with_own_constants(instance);
       ExecutorChoice same = {program->executor, ""};
-      program = std::make_shared<Program>(instance, same, program->how);
+      Origins origins = program->origins;
+      origins.push_back(program->module._ivalue()->compilation_unit());
+      program = std::make_shared<Program>(instance, same, program->how, std::move(origins));
     }
     if (state.stateful()) {
       auto shared = state.opaque ? c10::IValue::HashIdentityIValueMap() : unwritten(instance);
@@ -252,8 +260,9 @@ void put_in_eval_mode(Module& module, std::vector<std::string>& decisions) {
 
 /// The module frozen, or the module itself where that fails; both compute the same.
 ///
-/// torch's optimize_for_inference is left out: it keeps values in oneDNN's layout, where a write
-/// through a view is lost and some operators answer differently or not at all.
+/// torch's own rewrites of numbers are left out, those of freeze too. It folds a batch norm into a
+/// linear over what is written in between; optimize_for_inference keeps values in oneDNN's layout,
+/// where a write through a view is lost and some operators answer differently or not at all.
 Module frozen(Module module, ModelInfo& info) {
   if (!module.find_method("forward")) {
     info.decisions.push_back("not optimised: there is no forward");
@@ -263,7 +272,9 @@ Module frozen(Module module, ModelInfo& info) {
   others.erase(std::find(others.begin(), others.end(), "forward"));
   try {
     // Freezing takes `training` away: without it the export froze the module already.
-    Module frozen = module.hasattr("training") ? torch::jit::freeze(module, others) : module;
+    Module frozen = module.hasattr("training")
+                        ? torch::jit::freeze(module, others, /*optimize_numerics=*/false)
+                        : module;
     info.optimized = true;
     info.decisions.push_back("frozen");
     return frozen;
@@ -289,6 +300,7 @@ std::unique_ptr<Engine> load_torchscript(const Archive& archive, c10::Device dev
   };
   Module module = read_module(archive, device, options.map_weights, info.decisions);
   put_in_eval_mode(module, info.decisions);
+  const Origins origins = {module._ivalue()->compilation_unit()};
   step_done("deserialise");
   for (const std::string& name : options.disabled_passes) {
     info.decisions.push_back("pass " + name + " left out: disabled");
@@ -300,7 +312,7 @@ std::unique_ptr<Engine> load_torchscript(const Archive& archive, c10::Device dev
   }
   PrecisionChoice precision = choose_precision(options.precision, device, choice.executor);
   const Preparation how = {device, passes, precision.type};
-  auto program = std::make_shared<Program>(module, choice, how);
+  auto program = std::make_shared<Program>(module, choice, how, origins);
   step_done("prepare");
   info.decisions.insert(info.decisions.end(), program->decisions.begin(), program->decisions.end());
   if (precision.type != c10::kFloat && program->lowered_products == 0) {

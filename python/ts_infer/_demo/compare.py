@@ -48,7 +48,7 @@ class Row:
     first_ms: float  # the first call of a fresh process, without loading
     median_ms: float
     p90_ms: float
-    ratio: float  # of the median to eager's: the median over the rounds
+    ratio: float  # of the median to eager's
     max_abs_diff: float  # of any output element to eager's; inf where sizes differ
 
 
@@ -94,18 +94,18 @@ def compare(
         ]
         ways.append(_BinaryWay(bench, binary_outputs))
         rounds = [[way.block() for way in ways] for _ in range(1 + ROUNDS)][1:]
-    rows = []
+    rows: list[Row] = []
     for i, way in enumerate(ways):
         times = [ms for blocks in rounds for ms in blocks[i]]
-        ratios = [statistics.median(blocks[i]) / statistics.median(blocks[0]) for blocks in rounds]
+        median_ms = statistics.median(times)
         rows.append(
             Row(
                 name=way.name,
                 n=len(times),
                 first_ms=way.first_ms,
-                median_ms=statistics.median(times),
+                median_ms=median_ms,
                 p90_ms=float(np.percentile(times, 90)),
-                ratio=statistics.median(ratios),
+                ratio=median_ms / (rows[0].median_ms if rows else median_ms),
                 max_abs_diff=_max_abs_diff(way.outputs, ways[0].outputs),
             )
         )

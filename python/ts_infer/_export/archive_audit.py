@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-import zipfile
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ts_infer._errors import Error
+from ts_infer._errors import InputError, ModelLoadError
 from ts_infer._export import (
     arguments,
     golden,
@@ -28,7 +28,7 @@ from ts_infer._export.audit import Audit, eager_findings, forkable, scan_finding
 from ts_infer._export.capture import watch_warnings
 from ts_infer._export.compare import compare, leaves
 from ts_infer._export.containers import put_together
-from ts_infer._export.differential import Subject, essence, jit_load
+from ts_infer._export.differential import Subject, device_of, essence, jit_load
 from ts_infer._export.eager import Eager, fixed_seed, watch_eager
 from ts_infer._export.report import AUDIT_LEVELS, ExportReport, Finding, Probe, Run
 from ts_infer._export.scan import scan
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ts_infer._export.isolation import Emit
 
 _BUDGET_S = 60.0
+_CPU = torch.device("cpu")
 # Calls in a row on one instance, by level.
 _REPEATS = {"full": 4, "fast": 2}
 
@@ -76,8 +77,10 @@ def audit(
         The report; `report.ok` says whether there were findings that `allow` does not hold.
 
     Raises:
-        ValueError: The arguments do not fit the module or the archive.
-        Error: The archive cannot be opened.
+        ValueError: The arguments do not fit the module or the archive. For an input that the
+            archive does not have it is an InputError.
+        ModelLoadError: The archive cannot be opened. For a path that does not exist it is a
+            FileNotFoundError too.
     """
     archive = Path(os.fspath(path))
     try:
@@ -111,6 +114,8 @@ def audit(
                 )
             else:
                 _alone(report, archive, document, example_inputs, dynamic_shapes)
+    except InputError as error:
+        raise InputError(f"[audit] {name}: {error}") from None
     except ValueError as error:
         raise ValueError(f"[audit] {name}: {error}") from None
     for finding in report.findings:
@@ -119,28 +124,50 @@ def audit(
 
 
 def read_manifest(archive: Path, verb: str = "audit") -> dict[str, Any]:
-    """Return the manifest of an archive, empty where it has none."""
+    """Return the manifest of an archive, empty where it has none.
+
+    Raises:
+        ModelLoadError: It is no archive that can be read, in the words of the runtime.
+    """
+    from ts_infer import runtime
+
+    info = runtime.read_model_info(archive)
+    if not info.code and not info.damaged:
+        raise ModelLoadError(
+            f"[{verb}] {archive}: expected a TorchScript archive, got an AOTInductor package; give "
+            "the archive that it was compiled from"
+        )
+    if info.damaged:
+        open_with_runtime(archive)
     try:
         document = json.loads(manifest.read_file(archive, manifest.MANIFEST_PATH))
     except KeyError:
         return {}
-    except (OSError, zipfile.BadZipFile, ValueError) as error:
-        raise Error(
-            f"[{verb}] {archive}: the archive cannot be read: expected a TorchScript archive, got "
-            f"{error}; give a file that torch.jit.save or ts_infer.export wrote"
-        ) from error
     return document if isinstance(document, dict) else {}
 
 
-def _open(archive: Path) -> Any:
+def open_archive(archive: Path, device: torch.device | None = None) -> Any:
+    """Open an archive as stock torch does.
+
+    Raises:
+        ModelLoadError: It cannot be opened, in the words of the runtime.
+    """
     try:
-        return jit_load(archive)
+        return jit_load(archive, device)
     except RuntimeError as error:
-        raise Error(
-            f"[audit] {archive}: the archive cannot be opened: expected a TorchScript archive, got "
-            f"{essence(error)}; load the libraries of its custom operators first "
-            "(torch.ops.load_library)"
-        ) from error
+        open_with_runtime(archive)
+        raise ModelLoadError(f"[load] {archive}: torch.jit.load: {essence(error)}") from error
+
+
+def open_with_runtime(archive: Path) -> None:
+    """Have the runtime say what is wrong with an archive.
+
+    Raises:
+        ModelLoadError: What is wrong with it.
+    """
+    from ts_infer import runtime
+
+    runtime.load(archive, device="cpu", warmup="off", optimize=False)
 
 
 def _against_module(
@@ -163,7 +190,8 @@ def _against_module(
         assert failure is not None
         report.findings.append(failure)
         return
-    taken = [argument.name for argument in _open(archive).forward.schema.arguments[1:]]
+    exported = open_archive(archive, device_of(module))
+    taken = [argument.name for argument in exported.forward.schema.arguments[1:]]
     dropped = [] if example.variadic else [n for n in example.names if n not in taken]
     subject = Subject(
         module,
@@ -197,7 +225,7 @@ def _alone(
     example_inputs: Any,
     dynamic_shapes: Any,
 ) -> None:
-    exported = _open(archive)
+    exported = open_archive(archive, _CPU)
     found = scan(exported)
     report.findings += scan_findings(found)
     for device in dict.fromkeys(device for _, device in found.devices):
@@ -242,7 +270,7 @@ def _alone(
 def _in_order(given: Mapping[str, Any], names: Sequence[str]) -> tuple[Any, ...]:
     unknown = [name for name in given if name not in names]
     if unknown or list(names[: len(given)]) != [name for name in names if name in given]:
-        raise ValueError(
+        raise InputError(
             f"inputs: expected {', '.join(names)}, got {', '.join(given)}; name them all, or the "
             "first ones where the rest have defaults"
         )
@@ -253,9 +281,14 @@ def golden_calls(archive: Path, document: Mapping[str, Any]) -> list[dict[str, A
     """Return the calls of the golden sample, none where there is none."""
     if not isinstance(document.get("golden"), dict):
         return []
-    data = manifest.read_file(archive, golden.GOLDEN_PATH)
-    stored = torch.load(io.BytesIO(data), weights_only=True)
-    return list(stored["calls"])
+    try:
+        data = manifest.read_file(archive, golden.GOLDEN_PATH)
+        stored = torch.load(io.BytesIO(data), map_location=_CPU, weights_only=True)
+        return list(stored["calls"])
+    except (KeyError, RuntimeError, TypeError, pickle.UnpicklingError) as error:
+        raise ModelLoadError(
+            f"[load] {archive}: its golden sample cannot be read: {essence(error)}; export it again"
+        ) from error
 
 
 def inputs_of(
@@ -339,7 +372,7 @@ def _call(exported: Any, values: Sequence[Any]) -> Any:
 
 
 def _golden(archive: Path, calls: Sequence[dict[str, Any]], emit: Emit) -> None:
-    exported = jit_load(archive)
+    exported = jit_load(archive, _CPU)
     for number, call in enumerate(calls, 1):
         where = f"call {number} of the golden sample"
         result = [leaf for _, leaf in leaves(_call(exported, call["inputs"]))]
@@ -354,7 +387,7 @@ def _golden(archive: Path, calls: Sequence[dict[str, Any]], emit: Emit) -> None:
 
 
 def _repeats(archive: Path, example: arguments.Example, calls_in_a_row: int, emit: Emit) -> None:
-    exported = jit_load(archive)
+    exported = jit_load(archive, _CPU)
     make = variants.example(example).make
     first = _call(exported, make())
     for number in range(2, calls_in_a_row + 1):
@@ -380,7 +413,7 @@ def _repeats(archive: Path, example: arguments.Example, calls_in_a_row: int, emi
 def _sizes(
     archive: Path, example: arguments.Example, declared: shapes.DynamicShapes, emit: Emit
 ) -> None:
-    exported = jit_load(archive)
+    exported = jit_load(archive, _CPU)
     for variant in variants.sizes(example, declared)[0]:
         run = Run("sizes", variant.label, dict(variant.sizes), 1)
         try:

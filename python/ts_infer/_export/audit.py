@@ -219,8 +219,8 @@ class Audit:
                 if not answered:
                     label = batch[ended_at].label
                     skipped.append(self._unanswered(outcome, name, label, probe))
-                # What crashes when it is loaded does so again.
-                left = [] if _last_word(outcome) == "load" else list(batch[ended_at + 1 :])
+                # What is served is loaded anew each time: one that ends its process is enough.
+                left = [] if self.subject.served else list(batch[ended_at + 1 :])
         equal = {r.inputs for r in self.result.runs if (r.probe, r.outcome) == (name, "equal")}
         self.result.agreed[name] = [variant for variant in made if variant.label in equal]
         self._close(probe, [text for text in skipped if text])

@@ -8,20 +8,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ts_infer._export.cli import AUDIT_FAILED, UsageError, fail, options_of, show
+from ts_infer._cli import AUDIT_FAILED, EXIT_STATUS, UsageError, naming
+from ts_infer._errors import InputError
+from ts_infer._export.cli import options_of, show
 from ts_infer._export.report import ALLOWABLE, AUDIT_LEVELS
 
 if TYPE_CHECKING:
     import argparse
 
-DESCRIPTION = """\
+DESCRIPTION = f"""\
 Audit a TorchScript archive, whoever made it.
 
 With --module, the archive is compared with the module that it was made from, by every probe of
 `ts_infer export`. Without, it is looked at by itself: what its graph holds, whether it computes
 its golden sample, whether calls in a row agree, and which sizes it takes.
 
-exit status: 0 nothing found, 2 bad arguments, 6 there are findings, 1 anything else
+exit status: 0 nothing found, 6 there are findings, {EXIT_STATUS}
 """
 
 
@@ -67,7 +69,12 @@ def _read_input(text: str) -> tuple[str, Any]:
     if not equals:
         raise UsageError(f"--input: expected NAME=FILE.npy or NAME=VALUE, got {text}")
     if value.endswith(".npy"):
-        return name, torch.from_numpy(np.load(value))
+        try:
+            return name, torch.from_numpy(np.load(value))
+        except (OSError, EOFError, TypeError, ValueError) as error:
+            raise InputError(
+                f"[input] --input {text}: expected a .npy file of numbers, got {error}"
+            ) from error
     try:
         return name, json.loads(value)
     except ValueError:
@@ -82,8 +89,11 @@ def run(args: argparse.Namespace) -> int:
 
     Returns:
         The exit status.
+
+    Raises:
+        Error: The archive cannot be audited, and why.
     """
-    try:
+    with naming("audit", args.module or args.model):
         from ts_infer._export.archive_audit import audit
 
         load_library: Any = torch.ops.load_library
@@ -98,7 +108,5 @@ def run(args: argparse.Namespace) -> int:
         elif args.input:
             given["example_inputs"] = dict(map(_read_input, args.input))
         report = audit(args.model, audit=args.audit, **given)
-    except Exception as error:
-        return fail("audit", args.module or args.model, error)
     show(report, args.json)
     return 0 if report.ok else AUDIT_FAILED

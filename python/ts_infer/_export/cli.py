@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ts_infer._cli import EXIT_STATUS, UsageError, naming, write_json
 from ts_infer._errors import ExportError
 from ts_infer._export.report import ALLOWABLE, LEVELS
 
@@ -28,10 +29,8 @@ _KEYS = (
     "audit",
     "allow",
 )
-USAGE_ERROR = 2
-AUDIT_FAILED = 6
 
-DESCRIPTION = """\
+DESCRIPTION = f"""\
 Export a PyTorch module to one file, checked against the module.
 
 FACTORY is called without arguments and returns (module, example_inputs), or a dict of arguments
@@ -39,12 +38,8 @@ for ts_infer.export: module, example_inputs, and any of method, dynamic_shapes, 
 output_names, preserved_methods, warmup_shapes, audit, allow. The current directory is
 searched first.
 
-exit status: 0 exported, 2 bad arguments, 6 the audit failed, 1 anything else
+exit status: 0 exported, 6 the audit failed, {EXIT_STATUS}
 """
-
-
-class UsageError(Exception):
-    """The factory's name is wrong, or it returns something else."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,18 +75,22 @@ def run(args: argparse.Namespace) -> int:
 
     Returns:
         The exit status.
+
+    Raises:
+        Error: There is no file, and why.
     """
-    try:
+    with naming("export", args.factory):
         from ts_infer._export.exporter import export
 
         options = options_of(args.factory)
         options |= {k: v for k in ("method", "audit") if (v := getattr(args, k))}
         options["allow"] = [*options.get("allow", ()), *args.allow]
-        report = export(**options, path=args.output)
-    except Exception as error:
-        if isinstance(error, ExportError) and error.report is not None:
-            _write_json(error.report, args.json)
-        return fail("export", args.factory, error)
+        try:
+            report = export(**options, path=args.output)
+        except ExportError as error:
+            if error.report is not None:
+                write_json(args.json, "export", error.report.to_dict())
+            raise
     show(report, args.json)
     return 0
 
@@ -148,27 +147,6 @@ def options_of(spec: str) -> dict[str, Any]:
 
 def show(report: ExportReport, json_path: str | None) -> None:
     """Print a report, and write it as JSON to a file; `-` prints nothing but JSON."""
-    _write_json(report, json_path)
+    write_json(json_path, report.verb, report.to_dict())
     if json_path != "-":
         print(report)
-
-
-def _write_json(report: ExportReport, path: str | None) -> None:
-    if path == "-":
-        print(report.to_json())
-    elif path is not None:
-        Path(path).write_text(report.to_json() + "\n", encoding="utf-8")
-
-
-def fail(verb: str, subject: str, error: Exception) -> int:
-    """Print on stderr why a verb could not do its work on a subject; return the exit status."""
-    if isinstance(error, ExportError):
-        print(error, file=sys.stderr)
-        return AUDIT_FAILED
-    message = str(error) or type(error).__name__
-    if isinstance(error, UsageError):
-        message = f"[{verb}] {subject}: {message}"
-    elif not message.startswith(f"[{verb}]"):
-        message = f"[{verb}] {subject}: {type(error).__name__}: {message}"
-    print(message, file=sys.stderr)
-    return USAGE_ERROR if isinstance(error, UsageError) else 1

@@ -7,19 +7,20 @@ import sys
 from typing import TYPE_CHECKING
 
 import ts_infer
-from ts_infer._export.cli import fail, options_of
+from ts_infer._cli import EXIT_STATUS, naming, write_json
+from ts_infer._export.cli import options_of
 
 if TYPE_CHECKING:
     import argparse
 
-DESCRIPTION = """\
+DESCRIPTION = f"""\
 Compile a model to an AOTInductor package (.pt2), which `ts_infer run` takes like an archive.
 
 With --module, torch.export reads the module that the archive was made from; without, torch's
 converter reads the archive's TorchScript. The package is compared with the archive at the corners
 of the declared sizes, and on other values, before it is written.
 
-exit status: 0 written, 2 bad arguments, 6 it cannot be compiled or differs, 1 anything else
+exit status: 0 written, 6 it cannot be compiled or differs, {EXIT_STATUS}
 """
 
 
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PKG.MODULE:FACTORY",
         help="what makes the module, as for `ts_infer export`",
     )
+    parser.add_argument("--json", metavar="FILE", help="write the report as JSON (- for stdout)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,17 +46,26 @@ def run(args: argparse.Namespace) -> int:
 
     Returns:
         The exit status.
+
+    Raises:
+        Error: There is no package, and why.
     """
     logger, progress = logging.getLogger("ts_infer.compile"), logging.StreamHandler(sys.stderr)
     level = logger.level
     logger.addHandler(progress)
     logger.setLevel(logging.INFO)
     try:
-        module = options_of(args.module)["module"] if args.module else None
-        print(ts_infer.compile(args.model, args.output, module))
-    except Exception as error:
-        return fail("compile", args.model, error)
+        with naming("compile", args.model):
+            module = options_of(args.module)["module"] if args.module else None
+            report = ts_infer.compile(args.model, args.output, module)
+    except ts_infer.CompileError as error:
+        if error.report is not None:
+            write_json(args.json, "compile", error.report.to_dict())
+        raise
     finally:
         logger.removeHandler(progress)
         logger.setLevel(level)
+    write_json(args.json, "compile", report.to_dict())
+    if args.json != "-":
+        print(report)
     return 0

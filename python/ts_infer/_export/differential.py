@@ -115,15 +115,29 @@ class _Pair:
 def _pairs(subject: Subject) -> Callable[[], _Pair]:
     """Return what makes pairs of fresh instances. What is served is loaded once, and here."""
     if not subject.served:
-        return lambda: _Pair(subject, jit_load(subject.archive))
+        return lambda: _Pair(subject, jit_load(subject.archive, device_of(subject.module)))
     make = serve(subject)
     return lambda: _Pair(subject, make())
 
 
-def jit_load(archive: Path) -> Any:
-    """Open an archive as stock torch does, in eval mode."""
+def device_of(module: nn.Module) -> torch.device | None:
+    """Return where all of a module's tensors are; None where they are in several places or none."""
+    devices = {tensor.device for tensor in (*module.parameters(), *module.buffers())}
+    return devices.pop() if len(devices) == 1 else None
+
+
+def jit_load(archive: Path, device: torch.device | None = None) -> Any:
+    """Open an archive as stock torch does, in eval mode.
+
+    Args:
+        archive: The file.
+        device: Where its tensors go; None: where they were, or to the host where this machine has
+            no accelerator.
+    """
     loader: Any = torch.jit.load
-    exported = loader(str(archive))
+    if device is None and not torch.accelerator.is_available():
+        device = torch.device("cpu")
+    exported = loader(str(archive), map_location=device)
     # A frozen archive has no `training`; one that kept it must answer in eval mode.
     return exported.eval() if hasattr(exported, "training") else exported
 
@@ -466,7 +480,7 @@ def runs_on_meta(subject: Subject) -> tuple[bool, str]:
     def to_meta(values: Sequence[Any]) -> list[Any]:
         return [map_tensors(value, lambda _, tensor: tensor.to("meta")) for value in values]
 
-    exported = jit_load(subject.archive)
+    exported = jit_load(subject.archive, device_of(subject.module))
     exported.to("meta")
     # Frozen weights are constants, which `to` does not reach.
     for node in exported.graph.findAllNodes("prim::Constant", True):

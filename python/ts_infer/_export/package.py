@@ -12,7 +12,7 @@ import tempfile
 import time
 import warnings
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +20,13 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from ts_infer._errors import ExportError
+from ts_infer._errors import CompileError, Error
 from ts_infer._export import isolation, manifest, options, variants
 from ts_infer._export.archive_audit import (
     declared_shapes,
     golden_calls,
     inputs_of,
+    open_archive,
     read_manifest,
 )
 from ts_infer._export.arguments import Example
@@ -34,6 +35,7 @@ from ts_infer._export.compare import compare
 from ts_infer._export.differential import essence, jit_load
 from ts_infer._export.eager import fixed_seed
 from ts_infer._export.golden import GOLDEN_PATH
+from ts_infer._export.report import finite
 from ts_infer._export.shapes import DynamicShapes
 
 if TYPE_CHECKING:
@@ -53,7 +55,7 @@ _logger = logging.getLogger("ts_infer.compile")
 
 @dataclass(frozen=True)
 class CompileReport:
-    """What `ts_infer.compile` made.
+    """What `ts_infer.compile` made, or tried to make.
 
     Attributes:
         path: The package.
@@ -62,21 +64,38 @@ class CompileReport:
         compared: The sizes and values at which package and archive gave the same.
         max_abs_diff: The largest difference there.
         notes: What is narrower than in the archive, and where nothing was compared.
+        refusal: Why there is no package; empty where there is one.
     """
 
     path: str
     route: str
-    seconds: float
-    compared: tuple[str, ...]
-    max_abs_diff: float
+    seconds: float = 0.0
+    compared: tuple[str, ...] = ()
+    max_abs_diff: float = 0.0
     notes: tuple[str, ...] = ()
+    refusal: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is a package."""
+        return not self.refusal
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as what JSON can hold; infinite differences become None."""
+        data: dict[str, Any] = finite({"schema": 1, "ok": self.ok, **asdict(self)})
+        return data
 
     def __str__(self) -> str:
         """The report as text."""
-        lines = [
-            f"{self.path}: compiled by way of {self.route} in {self.seconds:.0f} s",
-            f"  equal to the archive within {self.max_abs_diff:.1e} at {', '.join(self.compared)}",
-        ]
+        what = "compiled" if self.ok else "not compiled"
+        lines = [f"{self.path}: {what} by way of {self.route} in {self.seconds:.0f} s"]
+        if self.refusal:
+            lines.append(f"  refused: {self.refusal}")
+        if self.compared:
+            lines.append(
+                f"  equal to the archive within {self.max_abs_diff:.1e} at "
+                f"{', '.join(self.compared)}"
+            )
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
 
@@ -109,8 +128,11 @@ def compile(  # noqa: A001, the field's verb, as in torch.compile
 
     Raises:
         ValueError: The module is none, or is in training mode.
-        ExportError: The model cannot be compiled, or the package gives other results.
-        Error: The archive cannot be read.
+        CompileError: The model cannot be compiled, or the package gives other results; it has the
+            report.
+        ModelLoadError: The archive cannot be read. For a path that does not exist it is a
+            FileNotFoundError too.
+        Error: The package cannot be written.
     """
     start = time.monotonic()
     archive = Path(os.fspath(model))
@@ -123,6 +145,8 @@ def compile(  # noqa: A001, the field's verb, as in torch.compile
             options.check_eval(module)
         except ValueError as error:
             raise ValueError(f"[compile] {name}: {error}") from None
+    report = CompileReport(str(target), "TorchScript" if module is None else "torch.export")
+    checked = _Checked()
     try:
         _check_compiler()
         if target.exists() and target.samefile(archive):
@@ -136,11 +160,17 @@ def compile(  # noqa: A001, the field's verb, as in torch.compile
             tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder,
         ):
             package = Path(folder) / f"{target.stem}.pt2"
-            report = _compile(archive, document, module, package)
+            _compile(archive, document, module, package, checked)
             package.replace(target)
     except _RefusalError as error:
-        raise ExportError(f"[compile] {name}: {error}") from error.__cause__
-    return replace(report, path=str(target), seconds=time.monotonic() - start)
+        refused = replace(checked.report(report, start), refusal=str(error))
+        raise CompileError(f"[compile] {name}: {error}", refused) from error.__cause__
+    except OSError as error:
+        raise Error(
+            f"[compile] {name}: the package cannot be written: expected a writable path, got "
+            f"{error}; choose another one"
+        ) from error
+    return checked.report(report, start)
 
 
 class _RefusalError(Exception):
@@ -163,10 +193,14 @@ def _check_compiler() -> None:
 
 
 def _compile(
-    archive: Path, document: Mapping[str, Any], module: nn.Module | None, package: Path
-) -> CompileReport:
+    archive: Path,
+    document: Mapping[str, Any],
+    module: nn.Module | None,
+    package: Path,
+    checked: _Checked,
+) -> None:
     _check_inputs(document)
-    exported = jit_load(archive)
+    exported = open_archive(archive, torch.device("cpu"))
     calls = golden_calls(archive, document)
     values, source = inputs_of(document, calls, None)
     if values is None:
@@ -189,7 +223,7 @@ def _compile(
         same = _within(example, dynamic)
         sizes, notes = variants.sizes(same, dynamic)
         cases = [variants.example(same), *sizes, *variants.values(same)]
-        checked = _compare(archive, package, cases, example)
+        _compare(archive, package, cases, example, checked)
         if not checked.differing:
             break
         dynamic = _without(dynamic, checked)
@@ -198,12 +232,11 @@ def _compile(
             "nothing could be compared: expected inputs that the archive takes, got "
             f"{checked.notes[0]}; export it again"
         )
-    notes = [*_narrower(declared, dynamic), *notes, *checked.notes]
+    checked.notes = [*_narrower(declared, dynamic), *notes, *checked.notes]
     if "golden" in document and "golden" not in described:
-        notes.append("it has no golden sample: the archive's has sizes that it does not take")
-    route = "TorchScript" if module is None else "torch.export"
-    largest = max(checked.equal.values())
-    return CompileReport(str(package), route, 0.0, tuple(checked.equal), largest, tuple(notes))
+        checked.notes.append(
+            "it has no golden sample: the archive's has sizes that it does not take"
+        )
 
 
 def _narrower(declared: DynamicShapes, dynamic: DynamicShapes) -> list[str]:
@@ -577,14 +610,29 @@ class _Checked:
     notes: list[str] = field(default_factory=list)
     differing: list[tuple[dict[str, int], str]] = field(default_factory=list)
 
+    def report(self, of: CompileReport, start: float) -> CompileReport:
+        """Return a report that holds it, at this time."""
+        return replace(
+            of,
+            seconds=time.monotonic() - start,
+            compared=tuple(self.equal),
+            max_abs_diff=max(self.equal.values(), default=0.0),
+            notes=tuple(self.notes),
+        )
 
-def _compare(archive: Path, package: Path, cases: Sequence[Variant], example: Example) -> _Checked:
-    """Run both in a child process, which the package's code may end."""
+
+def _compare(
+    archive: Path, package: Path, cases: Sequence[Variant], example: Example, checked: _Checked
+) -> None:
+    """Run both in a child process, which the package's code may end.
+
+    What was seen replaces what `checked` has.
+    """
 
     def task(emit: Emit) -> None:
         from ts_infer import runtime
 
-        exported = jit_load(archive)
+        exported = jit_load(archive, torch.device("cpu"))
         model = runtime.load(package, warmup="off")
         for index, case in enumerate(cases):
             emit(("at", index, ""))
@@ -603,7 +651,8 @@ def _compare(archive: Path, package: Path, cases: Sequence[Variant], example: Ex
                 continue
             emit(_verdict(index, example, (expected, actual), (left, right)))
 
-    checked = _Checked()
+    for seen in (checked.equal, checked.notes, checked.differing):
+        seen.clear()
     outcome = isolation.run(task, budget_s=_SECONDS_PER_SIZE)
     messages = [*outcome.messages]
     if outcome.failure:
@@ -618,7 +667,6 @@ def _compare(archive: Path, package: Path, cases: Sequence[Variant], example: Ex
             checked.notes.append(f"{label}: not compared, the archive refuses it: {what}")
         elif kind == "differs":
             checked.differing.append((dict(cases[index].sizes), f"at {label}: {what}"))
-    return checked
 
 
 def _verdict(

@@ -277,10 +277,14 @@ class ExportReport:
         """Whether every finding was allowed."""
         return all(finding.allowed for finding in self.findings)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as what JSON can hold; infinite differences become None."""
+        data: dict[str, Any] = finite({"schema": 1, "ok": self.ok, **asdict(self)})
+        return data
+
     def to_json(self) -> str:
-        """Return the report as a JSON document; infinite differences become null."""
-        data = {"schema": 1, "ok": self.ok, **asdict(self)}
-        return json.dumps(_finite(data), indent=2, ensure_ascii=False)
+        """Return the report as a JSON document."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
 
     def __str__(self) -> str:
         """Return the report as text: findings first, then what was done and seen."""
@@ -349,11 +353,12 @@ def _table(probes: list[Probe]) -> list[str]:
     ]
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Return what JSON can hold of a value: None for infinity and NaN."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

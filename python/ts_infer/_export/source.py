@@ -65,6 +65,8 @@ def is_user_file(filename: str) -> bool:
     """Whether a file is neither torch's, NumPy's, Python's nor the exporter's."""
     if filename.startswith("<") and not filename.startswith("<ipython"):
         return False
+    if Path(filename).name.startswith(("_editable_", "__editable__")):
+        return False  # finds packages that are installed so, when something is imported first
     if any(_is_within(filename, folder) for folder in (_TORCH_DIR, _OWN_DIR, _NUMPY_DIR)):
         return False
     return not _is_within(filename, _STDLIB_DIR) or any(

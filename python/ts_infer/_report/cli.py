@@ -19,7 +19,7 @@ python/benchmarks/peers.py wrote with --json; give several to compare them. The 
 calls of each executor, the latencies with their percentiles, where the time of a call goes, the
 time line of the load and the ratios to peers, each with its numbers and with an SVG to download.
 
-exit status: 0 written, 2 bad arguments, 4 a document cannot be used, 1 anything else
+exit status: 0 written, 2 bad arguments, 4 a document that cannot be used, 1 anything else
 """
 
 

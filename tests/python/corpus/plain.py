@@ -23,11 +23,6 @@ def raised(x):
     return x + 1
 
 
-@torch.autocast("cpu")
-def squared(x):
-    return x @ x
-
-
 class Flag(nn.Module):
     def forward(self, x, flag: bool):
         if flag:  # <- lost
@@ -51,17 +46,21 @@ class Factor(nn.Module):
 
 class Mode(nn.Module):
     def forward(self, x, mode: str):
-        if mode == "plain":
+        if mode == "plain":  # <- lost
             return x
-        if mode == "raised":  # <- lost
+        if mode == "raised":
             return raised(x)
         raise ValueError("expected plain or raised")
 
 
 class Autocast(nn.Module):
+    @torch.autocast("cpu")
+    def squared(self, x):
+        return x @ x
+
     def forward(self, x, fast: bool):
         if fast:  # <- lost
-            return squared(x)
+            return self.squared(x)
         return x @ x
 
 
