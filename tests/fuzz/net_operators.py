@@ -121,6 +121,8 @@ def after_product(d: Drawing, name: str, n: int | None = None) -> None:
     x = d[name]
     if kind < 0.3 and n is not None and x.dim() == n + 2:
         d.apply(f"nn.BatchNorm{n}d({x.size(1)})", name)
+    elif kind < 0.3 and x.dim() == 2:  # behind a linear, or a convolution without a batch
+        d.apply(f"nn.BatchNorm1d({x.size(1)})", name)
     elif kind < 0.6:
         terms = d.floats(lambda y: y.dim() <= x.dim())
         other = r.choice(terms) if terms else name

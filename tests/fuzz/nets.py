@@ -175,7 +175,9 @@ def run(options: Options, say: Callable[[str], None] = print) -> Result:
     begin = time.monotonic()
     following = options.seed
     last = None if options.count is None else options.seed + options.count
-    workers: dict[int, tuple[Child, list[int]]] = {}  # by handle; the seed it is at, and its end
+    workers: dict[
+        int, tuple[Child, list[int]]
+    ] = {}  # by handle; the seed it is at, its end, its first
     pending: list[tuple[int, int]] = []
 
     def finished() -> bool:
@@ -194,7 +196,7 @@ def run(options: Options, say: Callable[[str], None] = print) -> Result:
         if first >= end:
             return False
         child = Child(lambda send: _work(first, end, options, send))
-        workers[child.reading] = (child, [first, end])
+        workers[child.reading] = (child, [first, end, first])
         return True
 
     told = begin
@@ -212,7 +214,7 @@ def run(options: Options, say: Callable[[str], None] = print) -> Result:
                 del workers[handle]
                 status = child.end()
                 if status != 0:
-                    _lost(place[0], "crash", options, result, say)
+                    _lost(place, "crash", options, result, say)
                 if status != 0 and place[0] + 1 < place[1]:
                     pending.append((place[0] + 1, place[1]))
         for handle, (child, place) in list(workers.items()):
@@ -221,7 +223,7 @@ def run(options: Options, say: Callable[[str], None] = print) -> Result:
                 del workers[handle]
                 child.end(kill=True)
             if late:
-                _lost(place[0], "hang", options, result, say)
+                _lost(place, "hang", options, result, say)
                 pending.append((place[0] + 1, place[1]))
         if time.monotonic() - told > 60:
             told = time.monotonic()
@@ -276,16 +278,17 @@ def _take(message: Any, place: list[int], result: Result, say: Callable[[str], N
 
 
 def _lost(
-    seed: int, kind: str, options: Options, result: Result, say: Callable[[str], None]
+    place: list[int], kind: str, options: Options, result: Result, say: Callable[[str], None]
 ) -> None:
     """A process ended, or did not, in the net of a seed."""
+    seed, _, first = place
     drawn = in_child(lambda: draw_net(seed, options.executor, options.precision))
     failure = outcome(drawn[1]) if drawn[0] == "done" and drawn[1] is not None else None
     result.nets += 1
     if failure is None or failure.kind not in ("crash", "hang"):
         alone = drawn[0] != "done" or failure is None
         if alone and drawn[0] == "done" and _survives(drawn[1]):
-            failure = Failure(kind, -1, "only after the nets before it")
+            failure = Failure(kind, -1, f"only in a process with the nets from {first} on")
         elif alone:
             result.torch_crashes += 1
             return
