@@ -45,7 +45,7 @@ def load(data, options):
 
 
 net_check.load = load
-result = nets.run(nets.Options(seed=0, count=150, shrunk=1))
+result = nets.run(nets.Options(seed=40, count=80, shrunk=1))
 print("kinds:", *sorted({found.failure.kind for found in result.found}))
 for found in result.found:
     if found.net is not None:
@@ -93,5 +93,5 @@ def test_a_reproduction_runs() -> None:
 
 @pytest.mark.parametrize("executor", ["prepared", "all"])
 def test_random_nets_answer_as_eager_does(executor: str) -> None:
-    done = run(str(FUZZ / "nets.py"), "--seed=0", "--count=100", f"--executor={executor}")
+    done = run(str(FUZZ / "nets.py"), "--seed=40", "--count=100", f"--executor={executor}")
     assert done.returncode == 0, done.stdout + done.stderr
