@@ -345,6 +345,40 @@ def test_a_write_between_a_layer_and_its_batch_norm(layer: nn.Module, how: str) 
     check(Normed(layer, nn.BatchNorm1d(3), how), torch.randn(sizes))
 
 
+class LineWithoutABatch(nn.Module):
+    """A batch norm that norms over other numbers where there is no batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(2, 4, 1)
+        self.norm = nn.BatchNorm1d(4)
+        assert self.norm.running_mean is not None
+        nn.init.normal_(self.norm.running_mean)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.norm(self.conv(x)))
+
+
+def test_a_batch_norm_behind_a_convolution_without_a_batch() -> None:
+    torch.manual_seed(0)
+    module = LineWithoutABatch().eval()
+    model = load(script(module))
+    for sizes in ((2, 4), (3, 2, 4), (3, 2, 5)):
+        x = torch.randn(sizes)
+        with torch.inference_mode():
+            torch.testing.assert_close(model(x), module(x))
+
+
+def test_a_group_norm_behind_a_convolution_to_one_pixel() -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(2, 12, 3, stride=3, padding=1)
+    module = nn.Sequential(conv, nn.SiLU(), nn.GroupNorm(6, 12))
+    model = load(script(module))
+    x = torch.randn(8, 2, 1, 1)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(x), module(x), rtol=1e-5, atol=1e-5)
+
+
 class NormedInALoop(nn.Module):
     """Each turn has a sum of its own, which it writes to."""
 
@@ -375,15 +409,15 @@ def test_what_is_behind_a_convolution_in_a_loop_is_made_in_each_turn() -> None:
 class Smooth(nn.Module):
     """Has state."""
 
-    mean: Tensor
-
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(8))
 
     def forward(self, x: Tensor) -> Tensor:
-        self.mean.mul_(0.9).add_(x.mean(0) * 0.1)
-        return x - self.mean
+        mean = self.mean
+        assert isinstance(mean, Tensor)
+        mean.mul_(0.9).add_(x.mean(0) * 0.1)
+        return x - mean
 
 
 @pytest.mark.parametrize("executor", runtime.executors())

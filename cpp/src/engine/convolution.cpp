@@ -4,7 +4,6 @@
 #include <torch/csrc/jit/ir/alias_analysis.h>
 #include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
-#include <torch/csrc/jit/passes/frozen_conv_folding.h>
 #include <torch/csrc/jit/passes/remove_mutation.h>
 #include <torch/csrc/jit/runtime/custom_operator.h>
 
@@ -32,19 +31,29 @@ const auto kDilation = c10::Symbol::attr("dilation");
 const auto kGroups = c10::Symbol::attr("groups");
 const auto kTransposed = c10::Symbol::attr("transposed");
 const auto kOutputPadding = c10::Symbol::attr("output_padding");
+const auto kMean = c10::Symbol::attr("mean");  // of the norm; absent where there is none
+const auto kVariance = c10::Symbol::attr("variance");
+const auto kNormWeight = c10::Symbol::attr("norm_weight");  // or absent
+const auto kNormBias = c10::Symbol::attr("norm_bias");      // or absent
+const auto kEpsilon = c10::Symbol::attr("epsilon");
 const auto kBehind = c10::Symbol::attr("behind");  // the activation
 const auto kTakesBfloat16 = c10::Symbol::attr("takes_bfloat16");
 const auto kGivesBfloat16 = c10::Symbol::attr("gives_bfloat16");
 
+std::optional<at::Tensor> tensor_in(const Node* node, c10::Symbol name) {
+  return node->hasAttribute(name) ? std::optional(node->t(name)) : std::nullopt;
+}
+
+std::optional<BatchNorm> norm_in(const Node* node) {
+  if (!node->hasAttribute(kMean)) return std::nullopt;
+  return BatchNorm{tensor_in(node, kNormWeight), tensor_in(node, kNormBias), node->t(kMean),
+                   node->t(kVariance), node->f(kEpsilon)};
+}
+
 ConvolutionParameters parameters_in(const Node* node) {
-  return {node->t(kKernel),
-          node->hasAttribute(kShift) ? std::optional(node->t(kShift)) : std::nullopt,
-          node->is(kStride),
-          node->is(kPadding),
-          node->is(kDilation),
-          node->i(kGroups),
-          node->i(kTransposed) != 0,
-          node->is(kOutputPadding)};
+  return {node->t(kKernel),          tensor_in(node, kShift),  node->is(kStride),
+          node->is(kPadding),        node->is(kDilation),      node->i(kGroups),
+          node->i(kTransposed) != 0, node->is(kOutputPadding), norm_in(node)};
 }
 
 void put_into(Node* node, const ConvolutionParameters& parameters) {
@@ -56,6 +65,13 @@ void put_into(Node* node, const ConvolutionParameters& parameters) {
   node->i_(kGroups, parameters.groups);
   node->i_(kTransposed, parameters.transposed);
   node->is_(kOutputPadding, parameters.output_padding);
+  if (!parameters.norm) return;
+  const BatchNorm& norm = *parameters.norm;
+  node->t_(kMean, norm.mean);
+  node->t_(kVariance, norm.variance);
+  node->f_(kEpsilon, norm.epsilon);
+  if (norm.weight) node->t_(kNormWeight, *norm.weight);
+  if (norm.bias) node->t_(kNormBias, *norm.bias);
 }
 
 class Convolution {
@@ -88,16 +104,6 @@ const auto kConvolution = c10::Symbol::fromQualString("ts_infer::convolution");
 bool is_convolution(const Node* node) {
   const std::string kind = node->kind().toQualString();
   return kind.find("aten::") == 0 && kind.find("conv") != std::string::npos;
-}
-
-/// Whether a convolution's result goes into a loop or a branch, where torch's passes fold what is
-/// behind it too: each turn would get the same tensor, where it should get its own.
-bool is_used_in_another_block(const Node* node) {
-  const auto& uses = node->outputs().empty() ? torch::jit::use_list() : node->output(0)->uses();
-  return is_convolution(node) &&
-         std::any_of(uses.begin(), uses.end(), [&](const torch::jit::Use& use) {
-           return use.user->owningBlock() != node->owningBlock();
-         });
 }
 
 /// One for each dimension, or one for all.
@@ -148,9 +154,44 @@ std::optional<ConvolutionParameters> parameters_of(const Node* node) {
       *dilation,
       *groups,
       *turned,
-      *output_padding};
+      *output_padding,
+      std::nullopt};
   if (!PackedConvolution::takes(parameters)) return std::nullopt;
   return parameters;
+}
+
+/// Of one number for each channel.
+bool is_of_channels(const c10::IValue& value, std::int64_t channels) {
+  return value.isTensor() && is_float_on_host(value.toTensor()) &&
+         value.toTensor().sizes() == at::IntArrayRef(channels);
+}
+
+/// The batch norm with fixed statistics that is the only use of a convolution's output, in the same
+/// block; nullptr for none.
+std::pair<Node*, BatchNorm> only_norm(torch::jit::Value* value, std::int64_t channels) {
+  if (value->uses().size() != 1) return {nullptr, {}};
+  Node* const user = value->uses()[0].user;
+  if (user->kind() != c10::aten::batch_norm || user->input(0) != value ||
+      user->owningBlock() != value->node()->owningBlock()) {
+    return {nullptr, {}};
+  }
+  const auto constant = [&](const char* name) {
+    return torch::jit::toIValue(user->namedInput(name)).value_or(c10::IValue(0));
+  };
+  const c10::IValue weight = constant("weight");
+  const c10::IValue bias = constant("bias");
+  const c10::IValue mean = constant("running_mean");
+  const c10::IValue variance = constant("running_var");
+  const c10::IValue training = constant("training");
+  const c10::IValue epsilon = constant("eps");
+  if (!is_of_channels(mean, channels) || !is_of_channels(variance, channels) ||
+      !(weight.isNone() || is_of_channels(weight, channels)) ||
+      !(bias.isNone() || is_of_channels(bias, channels)) || !training.isBool() ||
+      training.toBool() || !epsilon.isDouble()) {
+    return {nullptr, {}};
+  }
+  return {user, BatchNorm{weight.toOptional<at::Tensor>(), bias.toOptional<at::Tensor>(),
+                          mean.toTensor(), variance.toTensor(), epsilon.toDouble()}};
 }
 
 /// The sum of a value, used nowhere else, with another tensor: the node and the other tensor.
@@ -167,14 +208,19 @@ std::pair<Node*, torch::jit::Value*> only_sum(torch::jit::Value* value) {
 }
 
 bool pack_convolution(Node* node, torch::jit::AliasDb& aliases, bool bfloat16) {
-  const auto parameters = parameters_of(node);
+  auto parameters = parameters_of(node);
   if (!parameters) return false;
   torch::jit::Value* input = node->namedInput("input");
   std::vector<torch::jit::Value*> inputs = {input};
+  const std::int64_t outputs = parameters->weight.size(parameters->transposed ? 1 : 0);
   Node* place = node;
   Node* last = node;
+  if (auto [norm, numbers] = only_norm(node->output(), outputs); norm) {
+    last = norm;
+    parameters->norm = std::move(numbers);
+  }
   // The convolution moves to the sum, past whatever may write to its input.
-  if (const auto [sum, other] = only_sum(node->output()); sum && !aliases.hasWriters(input)) {
+  if (const auto [sum, other] = only_sum(last->output()); sum && !aliases.hasWriters(input)) {
     inputs.push_back(other);
     place = last = sum;
   }
@@ -312,11 +358,6 @@ int pack_convolutions(std::shared_ptr<torch::jit::Graph>& graph, bool bfloat16) 
     return std::string(node->kind().toQualString()).find("mkldnn") != std::string::npos;
   });
   if (!any_node(graph->block(), is_convolution) || has_onednn) return 0;
-  if (!any_node(graph->block(), is_used_in_another_block)) {
-    torch::jit::FoldFrozenConvBatchnorm(graph);
-    torch::jit::FoldFrozenConvAddOrSub(graph);
-    torch::jit::FoldFrozenConvMulOrDiv(graph);
-  }
   torch::jit::RemoveTensorMutation(graph);
   torch::jit::AliasDb aliases(graph);
   const int count = change_nodes(

@@ -7,9 +7,9 @@
 namespace ts_infer {
 
 /// Has every convolution over one or two dimensions that PackedConvolution takes, and whose weights
-/// are float32 constants on the host, computed by kernels.h; returns how many. Batch norms, sums
-/// and scales behind them go into the weights, a sum with another tensor and a activation behind
-/// that into the kernel.
+/// are float32 constants on the host, computed by kernels.h; returns how many. A batch norm behind
+/// it goes into the weights, a sum with another tensor and an activation behind that into the
+/// kernel. Torch's own folding is left out: it takes every image for one of a batch.
 ///
 /// Their images have the channels together ("channels last"), and so have those of the operators
 /// between them that keep it; everything else gets them as torch lays them out.

@@ -55,6 +55,19 @@ Phase phase_of(std::int64_t phase, std::int64_t kernel, std::int64_t stride, std
 
 bool is_bfloat16(const at::Tensor& tensor) { return tensor.scalar_type() == at::kBFloat16; }
 
+/// What a norm multiplies each output by, and its bias then.
+std::pair<at::Tensor, at::Tensor> factors(const BatchNorm& norm,
+                                          const std::optional<at::Tensor>& bias) {
+  const auto in_double = [](const at::Tensor& tensor) { return tensor.to(at::kDouble); };
+  at::Tensor factor = (in_double(norm.variance) + norm.epsilon).rsqrt();
+  if (norm.weight) factor = factor * in_double(*norm.weight);
+  at::Tensor shift = -in_double(norm.mean);
+  if (bias) shift = shift + in_double(*bias);
+  shift = shift * factor;
+  if (norm.bias) shift = shift + in_double(*norm.bias);
+  return {factor, shift.to(at::kFloat)};
+}
+
 void run_images(ConvolutionKernel kernel, const at::Tensor& input, std::int64_t channel,
                 const at::Tensor& addend, at::Tensor& output, std::int64_t first_output) {
   const std::int64_t pixels = kernel.output_height * kernel.output_width;
@@ -124,13 +137,21 @@ PackedConvolution::PackedConvolution(ConvolutionParameters parameters,
       dilation_(pair(parameters_.dilation, 1)) {
   if (precision_.bfloat16 && multiplies_bfloat16(parameters_)) type_ = at::kBFloat16;
   at::Tensor planes = plane() ? parameters_.weight : parameters_.weight.unsqueeze(2);
+  std::optional<at::Tensor> bias = parameters_.bias;
+  if (parameters_.norm) {
+    const auto [factor, shift] = factors(*parameters_.norm, bias);
+    std::vector<std::int64_t> sizes(4, 1);
+    sizes[parameters_.transposed ? 1 : 0] = -1;
+    planes = (planes.to(at::kDouble) * factor.reshape(sizes)).to(at::kFloat);
+    bias = shift;
+  }
   if (type_ == at::kBFloat16 && planes.size(parameters_.transposed ? 0 : 1) % 2 != 0) {
     planes = at::constant_pad_nd(planes, {0, 0, 0, 0, 0, 1});
   }
   if (parameters_.transposed) {
-    pack_phases(planes);
+    pack_phases(planes, bias);
   } else {
-    pack_groups(planes);
+    pack_groups(planes, bias);
   }
 }
 
@@ -148,7 +169,8 @@ void PackedConvolution::add(Part part, const at::Tensor& weight,
   parts_.push_back(std::move(part));
 }
 
-void PackedConvolution::pack_groups(const at::Tensor& planes) {
+void PackedConvolution::pack_groups(const at::Tensor& planes,
+                                    const std::optional<at::Tensor>& bias) {
   const std::int64_t width = planes.size(3);
   ConvolutionKernel kernel{};
   kernel.bfloat16 = type_ == at::kBFloat16;
@@ -168,7 +190,7 @@ void PackedConvolution::pack_groups(const at::Tensor& planes) {
     kernel.outputs = planes.size(0);
     zeros_ = at::zeros({kernel.channels});
     // As the weights of so many outputs with one input a place: [block][place][kBlock].
-    return add({{}, kernel}, planes.flatten(1), parameters_.bias);
+    return add({{}, kernel}, planes.flatten(1), bias);
   }
   if (takes_lines(parameters_)) {
     line_pixel_ = planes.size(1);
@@ -184,13 +206,13 @@ void PackedConvolution::pack_groups(const at::Tensor& planes) {
     part.channel = group * kernel.inputs;
     part.output = group * kernel.outputs;
     const at::Tensor weight = planes.narrow(0, part.output, kernel.outputs).permute({0, 2, 3, 1});
-    const auto& bias = parameters_.bias;
     add(std::move(part), weight.reshape({kernel.outputs, -1}),
         bias ? std::optional(bias->narrow(0, group * kernel.outputs, kernel.outputs)) : bias);
   }
 }
 
-void PackedConvolution::pack_phases(const at::Tensor& planes) {
+void PackedConvolution::pack_phases(const at::Tensor& planes,
+                                    const std::optional<at::Tensor>& bias) {
   ConvolutionKernel kernel{};
   kernel.bfloat16 = type_ == at::kBFloat16;
   kernel.channels = kernel.inputs = channels() / (kernel.bfloat16 ? 2 : 1);
@@ -215,7 +237,7 @@ void PackedConvolution::pack_phases(const at::Tensor& planes) {
                                     .slice(3, across.first, std::nullopt, across.step);
       add(std::move(part),
           weight.permute({1, 2, 3, 0}).reshape({planes.size(1), weight.numel() / planes.size(1)}),
-          parameters_.bias);
+          bias);
     }
   }
 }
@@ -267,7 +289,10 @@ at::Tensor PackedConvolution::run_own(const at::Tensor& given, const at::Tensor&
   }
   const bool later = added.defined() && !addend.defined();
   const at::ScalarType type = precision_.bfloat16_output && !later ? at::kBFloat16 : at::kFloat;
-  at::Tensor output = at::empty(sizes, given.options().dtype(type).memory_format(last));
+  // The same memory, where both layouts are one: torch then takes it for its own.
+  const bool is_both = outputs == 1 || height * width == 1;
+  at::Tensor output = at::empty(sizes, given.options().dtype(type).memory_format(
+                                           is_both ? at::MemoryFormat::Contiguous : last));
   const at::Tensor result = plane() ? output : output.squeeze(2);
   for (const Part& part : parts_) {
     ConvolutionKernel kernel = part.kernel;
@@ -337,6 +362,11 @@ at::Tensor PackedConvolution::run_torchs(const at::Tensor& given, const at::Tens
     output = plane()
                  ? at::conv2d(input, p.weight, p.bias, p.stride, p.padding, p.dilation, p.groups)
                  : at::conv1d(input, p.weight, p.bias, p.stride, p.padding, p.dilation, p.groups);
+  }
+  if (p.norm) {
+    output = at::batch_norm(output, p.norm->weight, p.norm->bias, p.norm->mean, p.norm->variance,
+                            /*training=*/false, /*momentum=*/0.0, p.norm->epsilon,
+                            /*cudnn_enabled=*/false);
   }
   if (added.defined()) output = at::add(output, added);
   return activate(output, activation);

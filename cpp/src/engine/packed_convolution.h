@@ -11,6 +11,13 @@
 
 namespace ts_infer {
 
+/// A batch norm with fixed statistics; of each channel.
+struct BatchNorm {
+  std::optional<at::Tensor> weight, bias;
+  at::Tensor mean, variance;
+  double epsilon = 0;
+};
+
 /// What a convolution over one or two dimensions is made of; lists have a number a dimension.
 struct ConvolutionParameters {
   at::Tensor weight;  // [output, channel of a group, y, x], or without y;
@@ -20,6 +27,7 @@ struct ConvolutionParameters {
   std::int64_t groups = 1;
   bool transposed = false;
   std::vector<std::int64_t> output_padding;  // of a transposed one
+  std::optional<BatchNorm> norm;             // behind it
 };
 
 struct ConvolutionPrecision {
@@ -40,7 +48,7 @@ class PackedConvolution {
 
   PackedConvolution(ConvolutionParameters parameters, const ConvolutionPrecision& precision);
 
-  /// activation(convolution of input + added). What no kernel is for is computed by torch.
+  /// activation(norm(convolution of input) + added). What no kernel is for is computed by torch.
   /// @param input [image, channel, y, x], or without image, or without y
   /// @param added as the result or of a shape that broadcasts with it; undefined: nothing
   at::Tensor operator()(const at::Tensor& input, const at::Tensor& added,
@@ -68,8 +76,9 @@ class PackedConvolution {
                         Activation activation) const;
   at::Tensor in_lines(const at::Tensor& planes) const;
 
-  void pack_groups(const at::Tensor& planes);
-  void pack_phases(const at::Tensor& planes);
+  /// Of weights and biases that have the norm in them.
+  void pack_groups(const at::Tensor& planes, const std::optional<at::Tensor>& bias);
+  void pack_phases(const at::Tensor& planes, const std::optional<at::Tensor>& bias);
   void add(Part part, const at::Tensor& weight, const std::optional<at::Tensor>& bias);
 
   ConvolutionParameters parameters_;

@@ -12,6 +12,7 @@
 #include <atomic>
 #include <chrono>
 #include <functional>
+#include <unordered_map>
 #include <unordered_set>
 
 #include "device/front_allocator.h"
@@ -191,16 +192,20 @@ class TorchScriptEngine : public Engine {
   /// The module with new code whose written constants are copies; attributes are still shared.
   Module with_own_constants(const Module& module) const {
     Module copy = module.clone(/*inplace=*/true);
+    Copies copies;
     for (torch::jit::Function* function : copy._ivalue()->compilation_unit()->get_functions()) {
       if (!function) continue;  // a method that freezing has removed
-      replace_constants(torch::jit::toGraphFunction(*function).graph()->block());
+      replace_constants(torch::jit::toGraphFunction(*function).graph()->block(), copies);
     }
     return copy;
   }
 
-  void replace_constants(Block* block) const {
+  /// Of tensors that several nodes may hold.
+  using Copies = std::unordered_map<const c10::TensorImpl*, at::Tensor>;
+
+  void replace_constants(Block* block, Copies& copies) const {
     for (Node* node : block->nodes()) {
-      for (Block* inner : node->blocks()) replace_constants(inner);
+      for (Block* inner : node->blocks()) replace_constants(inner, copies);
       if (node->kind() != torch::jit::prim::Constant ||
           !node->hasAttribute(torch::jit::attr::value)) {
         continue;
@@ -209,7 +214,9 @@ class TorchScriptEngine : public Engine {
       if (kind == torch::jit::AttributeKind::t) {
         const at::Tensor value = node->t(torch::jit::attr::value);
         if (program_->state.constants.count(value.unsafeGetTensorImpl())) {
-          node->t_(torch::jit::attr::value, value.clone());
+          at::Tensor& copy = copies[value.unsafeGetTensorImpl()];
+          if (!copy.defined()) copy = value.clone();
+          node->t_(torch::jit::attr::value, copy);
         }
       } else if (kind == torch::jit::AttributeKind::ival && program_->state.constant_containers) {
         node->ival_(torch::jit::attr::value, node->ival(torch::jit::attr::value).deepcopy());
