@@ -6,6 +6,7 @@ The archives are stock torch's, traced or scripted without this project's export
 from __future__ import annotations
 
 import io
+import warnings
 from typing import Any
 
 import pytest
@@ -25,7 +26,8 @@ def load(module: torch.jit.ScriptModule, **options: Any) -> runtime.Model:
 
 
 def trace(module: nn.Module, *inputs: Tensor) -> torch.jit.ScriptModule:
-    with quiet_torch_jit():
+    with quiet_torch_jit(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         traced: torch.jit.ScriptModule = torch.jit.trace(  # type: ignore[no-untyped-call]
             module, inputs, check_trace=False
         )

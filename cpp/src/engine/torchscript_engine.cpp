@@ -22,6 +22,7 @@
 #include "engine/passes.h"
 #include "engine/precision.h"
 #include "engine/prepared.h"
+#include "engine/recurrent.h"
 #include "engine/state_analysis.h"
 #include "messages.h"
 
@@ -290,6 +291,10 @@ Module frozen(Module module, ModelInfo& info) {
   std::vector<std::string> others = public_methods(module);
   others.erase(std::find(others.begin(), others.end(), "forward"));
   try {
+    // freeze would inline functions of a copy, and then delete them: error texts still read them.
+    for (const std::string& name : public_methods(module)) {
+      torch::jit::Inline(*module.get_method(name).graph());
+    }
     // Freezing takes `training` away: without it the export froze the module already.
     Module frozen = module.hasattr("training")
                         ? torch::jit::freeze(module, others, /*optimize_numerics=*/false)
@@ -320,6 +325,9 @@ std::unique_ptr<Engine> load_torchscript(const Archive& archive, c10::Device dev
   Module module = read_module(archive, device, options.map_weights, info.decisions);
   put_in_eval_mode(module, info.decisions);
   const Origins origins = {module._ivalue()->compilation_unit()};
+  for (torch::jit::Function* function : origins[0]->get_functions()) {
+    require_widths(torch::jit::toGraphFunction(*function).graph()->block());
+  }
   step_done("deserialise");
   for (const std::string& name : options.disabled_passes) {
     info.decisions.push_back("pass " + name + " left out: disabled");
