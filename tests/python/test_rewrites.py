@@ -451,3 +451,72 @@ def test_a_recurrent_layer_refuses_an_input_of_another_width(part: nn.Module) ->
         with pytest.raises(ts_infer.ExecutionError):
             model(torch.randn(sizes))
     model(torch.randn(5, 2, 1))
+
+
+class CellOfConstants(nn.Module):
+    """Its gates are split and then written to, and torch's freeze folds the split."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.cell(torch.zeros(1, 1))
+        return result + x
+
+
+def test_what_the_code_writes_to_is_no_constant() -> None:
+    torch.manual_seed(0)
+    module = CellOfConstants().eval().requires_grad_(False)
+    with torch.inference_mode():
+        model = load(trace(module, torch.zeros(1)))
+        for _ in range(3):
+            torch.testing.assert_close(model(torch.zeros(1)), module(torch.zeros(1)))
+
+
+class WritesAConstant(nn.Module):
+    """A plain tensor, which a trace makes a constant of, is state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = torch.zeros(2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        self.count += 1
+        doubled = self.count * 2
+        self.count += x
+        return self.count * 1.0, doubled
+
+
+def test_clones_have_a_written_constant_of_their_own() -> None:
+    x = torch.tensor([1.0, 2.0])
+    model = load(trace(WritesAConstant().eval(), torch.zeros(2)))
+    expected = [[3 + 2 * i, 4 + 3 * i] for i in range(4)]
+    for instance in (model.clone(), model.clone(), model.clone()):
+        assert [instance(x)[0].tolist() for _ in range(3)] == expected[:3]
+    later = instance.clone()  # goes on from there
+    assert [each(x)[0].tolist() for each in (later, instance)] == [expected[3]] * 2
+    assert model(x)[0].tolist() == expected[0]
+
+
+class Unbatched(nn.Module):
+    """Looks at the rank of an image without a batch behind its convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        result: Tensor = y * 2 if y.dim() == 3 else y
+        return result
+
+
+def test_an_image_may_come_without_a_batch() -> None:
+    torch.manual_seed(0)
+    module = Unbatched().eval()
+    model = load(script(module))
+    for sizes in ((1, 5, 5), (2, 1, 5, 5)):
+        x = torch.randn(sizes)
+        with torch.inference_mode():
+            torch.testing.assert_close(model(x), module(x), rtol=1e-5, atol=1e-5)

@@ -53,6 +53,17 @@ void use_own_kernels(std::shared_ptr<torch::jit::Graph>& graph, const Preparatio
   if (bfloat16) prepared.lowered_products = convolutions + linears;
 }
 
+std::shared_ptr<torch::jit::Graph> folded(const std::shared_ptr<torch::jit::Graph>& graph) {
+  std::shared_ptr<torch::jit::Graph> result = graph->copy();
+  torch::jit::LowerSimpleTuples(result);
+  torch::jit::ConstantPropagation(result);
+  torch::jit::EliminateCommonSubexpression(result);
+  torch::jit::PeepholeOptimize(result);
+  torch::jit::ConstantPooling(result);
+  // torch folds what makes a list of tensors, though the code writes to them later.
+  return analyse_state(*result).writes_constants() ? graph : result;
+}
+
 }  // namespace
 
 PreparedFunction prepare(torch::jit::Function& function, const Preparation& how,
@@ -61,16 +72,12 @@ PreparedFunction prepare(torch::jit::Function& function, const Preparation& how,
   // clone() and state analysis read the function's own graph, which stays as it is.
   auto graph = torch::jit::toGraphFunction(function).graph()->copy();
   torch::jit::Inline(*graph);
-  const bool writes_constants = !state.constants.empty() || state.constant_containers;
-  if (writes_constants) prepared.decisions.push_back(function.name() + ": it writes to constants");
-  if (how.passes.runs("fold") && !writes_constants) {
-    torch::jit::LowerSimpleTuples(graph);
-    torch::jit::ConstantPropagation(graph);
-    torch::jit::EliminateCommonSubexpression(graph);
-    torch::jit::PeepholeOptimize(graph);
-    torch::jit::ConstantPooling(graph);
+  if (state.writes_constants()) {
+    prepared.decisions.push_back(function.name() + ": it writes to constants");
+  } else if (how.passes.runs("fold")) {
+    graph = folded(graph);
   }
-  if (how.device.is_cpu() && !writes_constants) {
+  if (how.device.is_cpu() && !state.writes_constants()) {
     use_own_kernels(graph, how, function.name(), prepared);
   } else if (how.precision != c10::kFloat && !how.device.is_cpu()) {
     prepared.lowered_products = lower_products(graph, how.precision);

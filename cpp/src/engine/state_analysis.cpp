@@ -65,9 +65,8 @@ bool is_opaque(const Node* node) {
   return false;
 }
 
-void analyse_method(const std::shared_ptr<Graph>& original, const std::string& method,
-                    StateAnalysis& state) {
-  const auto graph = original->copy();
+void analyse_method(Graph& original, const std::string& method, StateAnalysis& state) {
+  const auto graph = original.copy();
   torch::jit::Inline(*graph);
   const torch::jit::Value* self = graph->inputs().at(0);
   // "Frozen" makes each attribute a location of its own, and not one that all attributes share.
@@ -128,8 +127,14 @@ StateAnalysis analyse_state(const torch::jit::Module& module) {
   StateAnalysis state;
   for (const torch::jit::Method& method : module.get_methods()) {
     if (method.name() == "__setstate__" || method.name() == "__getstate__") continue;
-    analyse_method(method.graph(), method.name(), state);
+    analyse_method(*method.graph(), method.name(), state);
   }
+  return state;
+}
+
+StateAnalysis analyse_state(Graph& graph) {
+  StateAnalysis state;
+  analyse_method(graph, "it", state);
   return state;
 }
 

@@ -2,6 +2,7 @@
 
 #include <c10/core/TensorImpl.h>
 #include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/ir/ir.h>
 
 #include <string>
 #include <unordered_set>
@@ -28,10 +29,16 @@ struct StateAnalysis {
   bool opaque = false;
 
   bool stateful() const { return !reason.empty(); }
+
+  /// Passes take constants for constant.
+  bool writes_constants() const { return constant_containers || !constants.empty(); }
 };
 
 /// Looks through every inlined method for assignments of attributes and, by torch's alias
 /// analysis, for in-place writes to attributes and constants.
 StateAnalysis analyse_state(const torch::jit::Module& module);
+
+/// The same of one method's graph.
+StateAnalysis analyse_state(torch::jit::Graph& graph);
 
 }  // namespace ts_infer

@@ -194,9 +194,10 @@ class TorchScriptEngine : public Engine {
   Module with_own_constants(const Module& module) const {
     Module copy = module.clone(/*inplace=*/true);
     Copies copies;
-    for (torch::jit::Function* function : copy._ivalue()->compilation_unit()->get_functions()) {
-      if (!function) continue;  // a method that freezing has removed
-      replace_constants(torch::jit::toGraphFunction(*function).graph()->block(), copies);
+    for (const std::string& name : public_methods(copy)) {
+      torch::jit::Graph& graph = *copy.get_method(name).graph();
+      torch::jit::Inline(graph);  // what it calls belongs to the module too
+      replace_constants(graph.block(), copies);
     }
     return copy;
   }
@@ -278,7 +279,9 @@ void put_in_eval_mode(Module& module, std::vector<std::string>& decisions) {
   decisions.push_back("the archive was saved in train mode: it runs in eval mode");
 }
 
-/// The module frozen, or the module itself where that fails; both compute the same.
+/// The module frozen, or the module itself where that fails or torch's freeze made constants of
+/// what the code writes to: a list of tensors that the code takes apart, say. Both compute the
+/// same.
 ///
 /// torch's own rewrites of numbers are left out, those of freeze too. It folds a batch norm into a
 /// linear over what is written in between; optimize_for_inference keeps values in oneDNN's layout,
@@ -299,6 +302,10 @@ Module frozen(Module module, ModelInfo& info) {
     Module frozen = module.hasattr("training")
                         ? torch::jit::freeze(module, others, /*optimize_numerics=*/false)
                         : module;
+    if (analyse_state(frozen).writes_constants()) {
+      info.decisions.push_back("not optimised: it writes to what would be constants");
+      return module;
+    }
     info.optimized = true;
     info.decisions.push_back("frozen");
     return frozen;
@@ -326,7 +333,9 @@ std::unique_ptr<Engine> load_torchscript(const Archive& archive, c10::Device dev
   put_in_eval_mode(module, info.decisions);
   const Origins origins = {module._ivalue()->compilation_unit()};
   for (torch::jit::Function* function : origins[0]->get_functions()) {
-    require_widths(torch::jit::toGraphFunction(*function).graph()->block());
+    Block* const block = torch::jit::toGraphFunction(*function).graph()->block();
+    require_widths(block);
+    if (!passes.empty()) hide_ranks(block);
   }
   step_done("deserialise");
   for (const std::string& name : options.disabled_passes) {
