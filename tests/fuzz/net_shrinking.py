@@ -193,7 +193,7 @@ def _fewer_inputs(net: Net) -> Iterator[Net]:
         smaller = copy.deepcopy(net)
         del smaller.inputs[k]
         for call in smaller.calls:
-            del call[k]
+            del call[k : k + 1]  # a call may be of fewer arguments
         smaller.options.pop("warmup_shapes", None)
         yield smaller
         for other in [other for other in net.inputs if other != name]:
@@ -201,7 +201,7 @@ def _fewer_inputs(net: Net) -> Iterator[Net]:
             _rename(smaller, name, other, smaller.lines)
             del smaller.inputs[k]
             for call in smaller.calls:
-                del call[k]
+                del call[k : k + 1]  # a call may be of fewer arguments
             smaller.options.pop("warmup_shapes", None)
             yield smaller
 

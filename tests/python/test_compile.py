@@ -378,8 +378,8 @@ def test_a_missing_compiler_is_found_out_at_once(tmp_path: Path) -> None:
     )
     assert done.returncode == 6
     assert done.stderr == (
-        "[compile] model: there is no C++ compiler: expected g++, or what CXX names, got nothing "
-        "that runs as /nowhere/c++; install g++, or set CXX\n"
+        "ts_infer: [compile] model: there is no C++ compiler: expected g++, or what CXX names, "
+        "got nothing that runs as /nowhere/c++; install g++, or set CXX\n"
     )
 
 
@@ -388,14 +388,14 @@ def test_a_model_that_writes_into_an_input_is_refused(source: bool, tmp_path: Pa
     inputs = (torch.randn(3, 4), torch.randn(3, 4))
     path = archive(Writes(), inputs, None, tmp_path / "model.pt", allow=["input-mutated"])
     with pytest.raises(ts_infer.ExportError, match=r"the input y: expected.*writes into it"):
-        ts_infer.compile(path, None, Writes() if source else None)
+        ts_infer.compile(path, None, Writes().eval() if source else None)
     assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]
 
 
 def test_state_that_the_manifest_does_not_name_is_refused(tmp_path: Path) -> None:
     path = archive(Doubled(), (torch.randn(3, 4),), None, tmp_path / "model.pt", audit="off")
     with pytest.raises(ts_infer.ExportError, match=r"expected a model without state.*calls"):
-        ts_infer.compile(path, None, Counting())
+        ts_infer.compile(path, None, Counting().eval())
 
 
 @pytest.mark.parametrize(
@@ -493,7 +493,7 @@ def test_another_module_than_the_archives_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ts_infer.CompileError, match="what the archive gives at the example: the out"
     ) as caught:
-        ts_infer.compile(path, None, Three())
+        ts_infer.compile(path, None, Three().eval())
     assert caught.value.report is not None
     assert caught.value.report.route == "torch.export"
     assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]

@@ -146,8 +146,8 @@ def test_containers_are_varied_place_by_place() -> None:
     made = plain.variants_of(given, taken, ())
     found = [variant.label for variant in made.alone]
     assert found == [
-        "nested['a'][0]=2",
-        "nested['a'][1]='bð'",
+        "nested.a[0]=2",
+        "nested.a[1]='bð'",
         "nested['c'][0]=False",
         "all of many changed",
         "many[0]=1",
@@ -155,7 +155,7 @@ def test_containers_are_varied_place_by_place() -> None:
     ]
     by_label = {variant.label: variant for variant in made.alone}
     assert by_label["all of many changed"].make()[1] == list(range(1, 10))
-    assert by_label["nested['a'][1]='bð'"].make()[0]["a"] == (1, "bð")
+    assert by_label["nested.a[1]='bð'"].make()[0]["a"] == (1, "bð")
 
 
 @pytest.mark.parametrize(

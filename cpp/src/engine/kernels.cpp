@@ -493,17 +493,24 @@ TS_INFER_INLINE void softmax(const AttentionKernel& a, std::int64_t query, float
   const float* mask = a.mask ? a.mask + query * a.mask_row : nullptr;
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   std::fill(scores + keys, scores + padded(a.keys), -kInfinity);
-  V highest = V{} - kInfinity;
+  // A loop of its own: rounded before the mask is added, as torch does it. Beside a mask of -10000,
+  // one rounding in place of two would be seen in the weights.
   for (std::int64_t k = 0; k < keys; k += Lanes) {
     V x;
     load(scores + k, x);
     x *= a.scale;
+    store(x, scores + k);
+  }
+  V highest = V{} - kInfinity;
+  for (std::int64_t k = 0; k < keys; k += Lanes) {
+    V x;
+    load(scores + k, x);
     if (mask) {
       V added;
       load(mask + k, std::min<std::int64_t>(Lanes, keys - k), added);
       x += added;
+      store(x, scores + k);
     }
-    store(x, scores + k);
     highest = highest < x ? x : highest;
   }
   float top = highest[0];

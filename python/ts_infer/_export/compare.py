@@ -91,6 +91,46 @@ def compare(expected: Any, actual: Any) -> Comparison:
     return result
 
 
+# How many times as far as the module's own results move another way to round may go.
+_MOVEMENT_FACTOR = 4
+
+
+def is_rounding(expected: Any, actual: Any, shaken: list[Any]) -> bool:
+    """Whether two results differ by no more than the module's own do when its numbers are shaken.
+
+    Where numbers cancel, or a mask of -1e4 is added to scores, another order of sums shows in every
+    digit, and tolerances for each element do not tell.
+
+    Args:
+        expected: The module's result.
+        actual: The exported model's result, of the same structure and shapes.
+        shaken: Results of the module whose inputs and weights were moved by their last place.
+
+    Returns:
+        Whether every tensor of `actual` is within 4 times the largest movement of that tensor.
+    """
+    moved = [[leaf for _, leaf in leaves(result)] for result in shaken]
+    pairs = list(zip(leaves(expected), leaves(actual), strict=True))
+    if any(len(result) != len(pairs) for result in moved):
+        return False
+    for i, ((_, left), (_, right)) in enumerate(pairs):
+        if compare(left, right).difference is None:
+            continue
+        if not isinstance(left, torch.Tensor):
+            return False
+        results = [result[i] for result in moved]
+        if any(r.shape != left.shape for r in results):
+            continue  # even how many there are hangs on the last place
+        if right.shape != left.shape:
+            return False
+        movement = max(float((r.double() - left.double()).abs().max()) for r in results)
+        rtol, atol = TOLERANCES.get(left.dtype, (0.0, 0.0))
+        atol += _MOVEMENT_FACTOR * movement
+        if not torch.allclose(right.double(), left.double(), rtol=rtol, atol=atol):
+            return False
+    return True
+
+
 def _compare(expected: Any, actual: Any, where: str, result: Comparison) -> None:
     for kind in (tuple, list):
         if isinstance(expected, kind) and isinstance(actual, kind):
