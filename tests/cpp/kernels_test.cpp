@@ -18,7 +18,7 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
 /// Every 4,093rd float32, of both signs, the denormals among them.
-std::vector<float> walk() {
+std::vector<float> some_of_all_floats() {
   std::vector<float> numbers;
   for (std::uint64_t bits = 0; bits <= std::numeric_limits<std::uint32_t>::max(); bits += 4093) {
     const auto low = static_cast<std::uint32_t>(bits);
@@ -30,24 +30,24 @@ std::vector<float> walk() {
 }
 
 /// x / (1 + e^-y) without overflow or cancellation.
-double gate(double x, double y) {
+double gated(double x, double y) {
   return y < 0 ? x * std::exp(y) / (1 + std::exp(y)) : x / (1 + std::exp(-y));
 }
 
-double exact(Activation activation, double x) {
+double exact_value(Activation activation, double x) {
   switch (activation) {
     case Activation::kSigmoid:
-      return gate(1, x);
+      return gated(1, x);
     case Activation::kTanh:
       return std::tanh(x);
     case Activation::kSilu:
-      return gate(x, x);
+      return gated(x, x);
     case Activation::kGelu: {
       const double tail = std::abs(x) / 2 * std::erfc(std::abs(x) / std::numbers::sqrt2);
       return x < 0 ? -tail : x - tail;
     }
     case Activation::kGeluTanh:
-      return gate(x, 2 * std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * x * x * x));
+      return gated(x, 2 * std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * x * x * x));
     default:
       return x;
   }
@@ -61,8 +61,8 @@ double error_in_ulps(float actual, double expected) {
 }
 
 /// activation(x) of each x, by a linear of one input and one output.
-std::vector<float> activate(Activation activation, const std::vector<float>& x,
-                            InstructionSet set) {
+std::vector<float> activated(Activation activation, const std::vector<float>& x,
+                             InstructionSet set) {
   const std::array<float, kBlock> one = {1};
   const std::array<float, kBlock> zeros = {};
   std::vector<float> y(x.size());
@@ -82,14 +82,14 @@ constexpr Activation kFunctions[] = {Activation::kSigmoid, Activation::kTanh, Ac
                                      Activation::kGelu, Activation::kGeluTanh};
 
 TEST(KernelsTest, ActivationsAreWithinFourUlpsOverAllOfFloat32) {
-  const std::vector<float> x = walk();
+  const std::vector<float> x = some_of_all_floats();
   for (const InstructionSet set : instruction_sets()) {
     for (const Activation activation : kFunctions) {
-      const std::vector<float> y = activate(activation, x, set);
+      const std::vector<float> y = activated(activation, x, set);
       double worst = 0;
       float at = 0;
       for (std::size_t i = 0; i < x.size(); ++i) {
-        const double error = error_in_ulps(y[i], exact(activation, x[i]));
+        const double error = error_in_ulps(y[i], exact_value(activation, x[i]));
         if (error <= worst) continue;
         worst = error;
         at = x[i];
@@ -103,7 +103,7 @@ TEST(KernelsTest, ActivationsAreWithinFourUlpsOverAllOfFloat32) {
 TEST(KernelsTest, ActivationsOfSpecialsAreTorchs) {
   for (const InstructionSet set : instruction_sets()) {
     const auto of = [&](Activation activation, float x) {
-      return activate(activation, {x}, set).front();
+      return activated(activation, {x}, set).front();
     };
     for (const Activation activation : kFunctions) {
       EXPECT_TRUE(std::isnan(of(activation, kNaN)));

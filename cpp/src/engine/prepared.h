@@ -34,6 +34,6 @@ struct PreparedFunction {
 /// Without passes and in float32, calls are inlined, and the graph is left as it is; so it is where
 /// the code writes to constants, which passes take for constant.
 PreparedFunction prepare(torch::jit::Function& function, const Preparation& how,
-                         const StateAnalysis& state);
+                         const StateAnalysis& state = {});
 
 }  // namespace ts_infer
