@@ -148,7 +148,7 @@ def test_containers_are_varied_place_by_place() -> None:
     assert found == [
         "nested.a[0]=2",
         "nested.a[1]='bð'",
-        "nested['c'][0]=False",
+        "nested.c[0]=False",
         "all of many changed",
         "many[0]=1",
         "many[8]=9",
