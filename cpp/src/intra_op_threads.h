@@ -18,8 +18,8 @@ class IntraOpThreads {
   IntraOpThreads& operator=(const IntraOpThreads&) = delete;
 
  private:
-  int before_;          // 0: nothing was set
-  int mkl_before_ = 0;  // of MKL's own setting for the thread; 0: none
+  int before_;                           // 0: nothing was set
+  [[maybe_unused]] int mkl_before_ = 0;  // of MKL's own setting for the thread; 0: none
 };
 
 }  // namespace ts_infer
