@@ -1,7 +1,6 @@
 #pragma once
 
 #include <ATen/core/ivalue.h>
-#include <c10/util/SmallVector.h>
 
 #include <string>
 #include <vector>
@@ -31,7 +30,7 @@ class InputCheck {
 
  private:
   /// Of each named dimension: its size in this call, -1 where it is not known yet.
-  using Sizes = c10::SmallVector<std::int64_t, 16>;
+  using Sizes = std::vector<std::int64_t>;
 
   struct Check {
     std::optional<c10::ScalarType> dtype;
