@@ -2,6 +2,7 @@
 
 #include <c10/util/StringUtil.h>
 
+#include <array>
 #include <map>
 
 #include "dtype.h"
@@ -46,7 +47,9 @@ InputCheck::InputCheck(const Signature& signature, std::vector<InputNode> argume
 }
 
 void InputCheck::check(const std::vector<c10::IValue>& arguments) const {
-  Sizes sizes(mentioned_.size(), -1);
+  std::array<std::int64_t, 16> storage;  // a call with as many named dimensions allocates nothing
+  std::pmr::monotonic_buffer_resource memory(storage.data(), sizeof(storage));
+  Sizes sizes(mentioned_.size(), -1, &memory);
   for (std::size_t i = 0; i < arguments.size() && i < arguments_.size(); ++i) {
     const InputNode& node = arguments_[i];
     if (node.kind == InputNode::Kind::kLeaf) {

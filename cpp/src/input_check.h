@@ -2,6 +2,7 @@
 
 #include <ATen/core/ivalue.h>
 
+#include <memory_resource>
 #include <string>
 #include <vector>
 
@@ -30,7 +31,7 @@ class InputCheck {
 
  private:
   /// Of each named dimension: its size in this call, -1 where it is not known yet.
-  using Sizes = std::vector<std::int64_t>;
+  using Sizes = std::pmr::vector<std::int64_t>;
 
   struct Check {
     std::optional<c10::ScalarType> dtype;
