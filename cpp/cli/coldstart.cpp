@@ -101,8 +101,9 @@ std::vector<std::string> child_command(const ColdStartArguments& arguments, cons
   return command;
 }
 
-/// Makes a run in a process of its own; what goes wrong there becomes its "error".
-Json run_child(const ColdStartArguments& arguments, const Run& run) {
+/// Makes a run in a process of its own; what goes wrong there becomes its "error". The process'
+/// exit code goes into `exit_code`, 1 where a signal ended it.
+Json run_child(const ColdStartArguments& arguments, const Run& run, int& exit_code) {
   ScratchFile out;
   ScratchFile err;
   std::vector<std::string> command = child_command(arguments, run);
@@ -124,7 +125,8 @@ Json run_child(const ColdStartArguments& arguments, const Run& run) {
   }
   Json result = {{"executor", run.executor}, {"warmup", run.warmup}, {"sizes", run.sizes}};
   const Json document = Json::parse(out.read(), nullptr, /*allow_exceptions=*/false);
-  if (WIFEXITED(status) && WEXITSTATUS(status) == 0 && document.is_object()) {
+  exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+  if (exit_code == 0 && document.is_object()) {
     result.update(document);
     result["error"] = nullptr;
     return result;
@@ -197,6 +199,13 @@ void print_table(const std::vector<Run>& runs, const Json& results, const std::s
             << table.to_string();
 }
 
+/// Throws what a process ended with.
+[[noreturn]] void fail(const std::string& message, int exit_code) {
+  if (exit_code == kModelLoad) throw ModelLoadError(message);
+  if (exit_code == kInput) throw InputError(message);
+  throw ExecutionError(message);
+}
+
 }  // namespace
 
 void coldstart(const ColdStartArguments& arguments) {
@@ -220,6 +229,7 @@ void coldstart(const ColdStartArguments& arguments) {
     for (const std::string& executor : executors()) runs.push_back({executor, "off", sizes});
   }
   Json results = Json::array();
+  std::vector<int> exit_codes(runs.size());
   {
     const NoteSignals note;
     LiveLine live;
@@ -227,7 +237,7 @@ void coldstart(const ColdStartArguments& arguments) {
       if (noted_signal() != 0) break;
       live.show("coldstart: " + std::to_string(results.size() + 1) + " of " +
                 std::to_string(runs.size()) + ", " + run.title() + ", " + run.sizes + " sizes");
-      results.push_back(run_child(arguments, run));
+      results.push_back(run_child(arguments, run, exit_codes[results.size()]));
     }
   }
 
@@ -245,13 +255,12 @@ void coldstart(const ColdStartArguments& arguments) {
     }
     if (!is_dynamic) std::cout << "\nno dimension is declared dynamic: sizes cannot change\n";
   }
-  std::string first_error;
+  const bool all_failed = model.is_null() && !results.empty();
   for (const Json& result : results) {
-    if (result["error"].is_null()) continue;
-    const auto error = result["error"].get<std::string>();
+    if (all_failed || result["error"].is_null()) continue;
     std::cerr << "ts_infer: " << result["executor"].get<std::string>() << ", "
-              << result["sizes"].get<std::string>() << " sizes: " << error << '\n';
-    if (first_error.empty()) first_error = error;
+              << result["sizes"].get<std::string>()
+              << " sizes: " << result["error"].get<std::string>() << '\n';
   }
   Json json = {{"options", options_json(arguments.common)},
                {"model", model},
@@ -261,7 +270,8 @@ void coldstart(const ColdStartArguments& arguments) {
   json["options"].erase("warmup");
   json["options"].update({{"seed", arguments.seed}, {"calls", arguments.calls}});
   write_json(arguments.common.json, "coldstart", json, arguments.common.intra_op_threads);
-  if (model.is_null() && !first_error.empty()) throw ExecutionError("no run succeeded");
+  if (all_failed)
+    fail("no run succeeded: " + results[0]["error"].get<std::string>(), exit_codes[0]);
 }
 
 }  // namespace ts_infer::cli

@@ -9,6 +9,17 @@
 
 namespace ts_infer::cli {
 
+/// Of the process; 128 and the signal's number where one stopped it.
+enum ExitCode {
+  kOk = 0,
+  kOther = 1,
+  kUsage = 2,
+  kModelLoad = 3,
+  kInput = 4,
+  kExecution = 5,
+  kOutputsDiffer = 7
+};
+
 /// What run, bench and verify share.
 struct ModelArguments {
   std::string model;

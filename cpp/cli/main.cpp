@@ -9,16 +9,6 @@
 namespace ts_infer::cli {
 namespace {
 
-enum ExitCode {
-  kOk = 0,
-  kOther = 1,
-  kUsage = 2,
-  kModelLoad = 3,
-  kInput = 4,
-  kExecution = 5,
-  kOutputsDiffer = 7
-};
-
 /// Prints the exception that is being handled; returns its exit code.
 int report_exception() {
   const auto print = [](std::string message, ExitCode code) {

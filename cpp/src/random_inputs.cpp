@@ -207,7 +207,8 @@ class Sizes {
     return InputError(where() + "the shape of '" + input.name +
                       "' is not known: expected one in the archive's manifest or in the shapes "
                       "that are given, got neither; give the shape of '" +
-                      input.name + "', or the input itself\n" + source_.signature.to_string());
+                      input.name + "' (ts_infer: --shape " + input.name +
+                      "=2x3), or the input itself\n" + source_.signature.to_string());
   }
 
   const InputSource& source_;

@@ -120,6 +120,9 @@ Any run_method(Model& self, const std::string& method, const py::Args<Any>& args
 
 Any call_within(Model& self, double deadline_ms, const py::Args<Any>& args,
                 const py::KWArgs<Any>& kwargs) {
+  if (deadline_ms == 0) {  // to the library it is none
+    throw InputError("[call] deadline_ms: expected more than 0, got 0");
+  }
   RunOptions options;
   options.deadline_ms = deadline_ms;
   return call_method(self, "forward", args, kwargs, options);
@@ -322,7 +325,7 @@ Example:
       .def("call_within", &call_within,
            R"(Run the model, and stop waiting after so many milliseconds.
 
-The deadline comes first; the other arguments, the result and the errors are those of a
+The deadline, above 0, comes first; the other arguments, the result and the errors are those of a
 call. The call runs on a thread of the model's own, on copies of the inputs, which are on
 the host. The first such call starts the thread; the time counts from when it is there.
 Nothing can stop what runs: past the deadline it goes on in the background and its outputs

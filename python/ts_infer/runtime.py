@@ -175,7 +175,7 @@ def load(
     options = _options(
         device, executor, optimize, disabled_passes, precision, intra_op_threads, libraries
     )
-    options.limits = limits
+    options.limits = _limits(limits)
     options.allow_operators = _several("allow_operators", allow_operators)
     options.warmup = warmup
     options.warmup_budget_s = warmup_budget_s
@@ -214,6 +214,7 @@ def read_model_info(
         ['torch.add', 'torch.linear']
     """
     path, data = _split(source)
+    limits = _limits(limits)
     return _C.read_file(path, limits) if data is None else _C.read_bytes(data, limits)
 
 
@@ -266,7 +267,7 @@ def verify(
     options = _options(
         device, executor, optimize, disabled_passes, precision, intra_op_threads, libraries
     )
-    options.limits = limits
+    options.limits = _limits(limits)
     options.allow_operators = _several("allow_operators", allow_operators)
     options.set_on_log(_logger.log)
     path, data = _split(source)
@@ -299,6 +300,15 @@ def _several(argument: str, values: Iterable[_T]) -> list[_T]:
     if isinstance(values, (str, bytes, os.PathLike)):
         raise TypeError(f"{argument}: expected several, got {values!r}; put it into a list")
     return list(values)
+
+
+def _limits(limits: ArchiveLimits) -> ArchiveLimits:
+    if isinstance(limits, ArchiveLimits):
+        return limits
+    raise TypeError(
+        "limits: expected an ArchiveLimits, such as runtime.ArchiveLimits(file_bytes=2**30), got "
+        f"{limits!r}"
+    )
 
 
 def _split(source: Path | Buffer | BinaryFile) -> tuple[bytes, Buffer | None]:

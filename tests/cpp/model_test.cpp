@@ -519,12 +519,27 @@ def forward(self, x):
   module.train();
   const std::string bytes = testing::save(module);
   for (const bool optimize : {true, false}) {
+    std::vector<std::string> warnings;
     LoadOptions options;
     options.optimize = optimize;
+    options.on_log = [&](LogLevel level, const std::string& message) {
+      if (level == LogLevel::kWarning) warnings.emplace_back(message);
+    };
     Model model = load_bytes(bytes, options);
+    EXPECT_THAT(warnings, ::testing::ElementsAre(HasSubstr("train mode")));
     EXPECT_THAT(values(model.forward({ones({64})})[0]), ::testing::Each(1.0f));
     EXPECT_THAT(model.info().decisions, ::testing::Contains(HasSubstr("train mode")));
   }
+}
+
+TEST(ModelTest, TrainModeThatNoCodeAsksForIsNotSpokenOf) {
+  auto module = testing::make_module(R"(
+def forward(self, x):
+    return x + 1
+)");
+  module.train();
+  Model model = load_bytes(testing::save(module));
+  EXPECT_THAT(model.info().decisions, ::testing::Not(::testing::Contains(HasSubstr("train mode"))));
 }
 
 TEST(ModelTest, ForwardIsSafeFromManyThreads) {

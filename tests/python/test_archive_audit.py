@@ -17,7 +17,7 @@ from torch import nn
 from torch.export import Dim
 
 import ts_infer
-from ts_infer import runtime
+from ts_infer import ExecutionError, runtime
 from ts_infer.__main__ import main
 
 if TYPE_CHECKING:
@@ -101,6 +101,49 @@ def test_alone_sees_state(tmp_path: Path) -> None:
     path.write_bytes(archive_bytes(Counter()))
     report = ts_infer.audit(path, example_inputs=X)
     assert any(note.startswith("the model has state: call 2") for note in report.notes)
+
+
+class Dropping(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        dropped: torch.Tensor = self.drop(x)
+        return dropped
+
+
+def scripted(module: nn.Module, path: Path) -> Path:
+    with quiet_torch_jit():
+        torch.jit.script(module).save(str(path))  # type: ignore[no-untyped-call]
+    return path
+
+
+def test_alone_says_that_a_model_draws_where_its_calls_do(tmp_path: Path) -> None:
+    class Noisy(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + torch.rand_like(x)
+
+    draws = "the model draws random numbers: its outputs follow torch's seed"
+    for module, is_random in ((Dropping().eval(), False), (Noisy().eval(), True)):
+        path = scripted(module, tmp_path / "model.pt")
+        report = ts_infer.audit(path, example_inputs=X)
+        assert (draws in report.notes) == is_random
+        notes = "\n".join(ts_infer.audit(path).notes)  # nothing can be called
+        assert ("aten::rand_like" in notes and "may draw random" in notes) == is_random
+
+
+def test_alone_finds_train_mode(tmp_path: Path) -> None:
+    path = scripted(Dropping().train(), tmp_path / "training.pt")
+    report = ts_infer.audit(path, example_inputs=X)
+    assert [finding.code for finding in report.findings] == ["train-flag"]
+    assert ts_infer.audit(scripted(Doubled().train(), path)).ok
+
+
+def test_alone_fails_where_the_model_does_on_the_inputs_given(tmp_path: Path) -> None:
+    path = scripted(nn.Linear(3, 2).eval(), tmp_path / "linear.pt")
+    with pytest.raises(ExecutionError, match=r"^\[audit\] linear: the model failed on the inputs "):
+        ts_infer.audit(path, example_inputs=torch.ones(2, 4))
 
 
 def test_level_counts_without_a_module_too(tmp_path: Path) -> None:

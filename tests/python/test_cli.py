@@ -484,7 +484,9 @@ def test_coldstart_says_why_a_model_does_not_run(
 ) -> None:
     failing = ts_infer("coldstart", models["failing"], "--shape", "x=2x3")
     assert_fails(failing, 5, "no run succeeded", "the road ends here")
+    assert failing.stderr.count("[call] failing:") == 1
     assert_fails(ts_infer("coldstart", "missing.pt"), 3, "missing.pt")
+    assert_fails(ts_infer("coldstart", models["plain"]), 4, "no run succeeded", "--shape x=")
     plain = ts_infer("coldstart", models["plain"], "--shape", "x=2x3", "--calls", 3)
     assert plain.returncode == 0, plain.stderr
     assert "no dimension is declared dynamic: sizes cannot change" in plain.stdout

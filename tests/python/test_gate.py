@@ -6,7 +6,7 @@ import io
 import re
 import warnings
 import zipfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -193,6 +193,13 @@ def test_allow_operators_are_names_of_restricted_ones() -> None:
         runtime.load(contents, allow_operators=["aten::add"])
     with pytest.raises(TypeError, match="expected several"):
         runtime.load(contents, allow_operators="aten::save")
+
+
+def test_limits_of_another_type_are_told_what_they_are(affine_path: Path) -> None:
+    limits: Any = {"members": 10}
+    for read in (runtime.load, runtime.read_model_info, runtime.verify):
+        with pytest.raises(TypeError, match=r"expected an ArchiveLimits, .* got \{'members'"):
+            read(affine_path, limits=limits)
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,8 @@ def test_a_call_with_a_deadline_returns_what_a_call_returns() -> None:
     for deadline in (-1, float("nan"), float("inf")):
         with pytest.raises(InputError, match="deadline_ms: expected a number from 0"):
             model.call_within(deadline, x)
+    with pytest.raises(InputError, match="deadline_ms: expected more than 0, got 0"):
+        model.call_within(0, x, 3)
 
 
 def test_a_call_past_its_deadline_is_an_error_and_counts_as_a_call_of_the_state() -> None:

@@ -145,8 +145,9 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "model.pt"
 
 
-@pytest.fixture
-def sensors(path: Path) -> Path:
+@pytest.fixture(scope="module")
+def sensors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sensors") / "model.pt"
     export(Sensors(), SENSORS, path, SENSOR_SHAPES, audit="full")
     return path
 

@@ -6,6 +6,7 @@
 #include <torch/csrc/jit/ir/ir.h>
 #include <torch/csrc/jit/passes/inliner.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
+#include <torch/csrc/jit/runtime/graph_iterator.h>
 #include <torch/csrc/jit/serialization/import.h>
 
 #include <algorithm>
@@ -269,14 +270,32 @@ Module read_module(const Archive& archive, c10::Device device, bool map_weights,
   return module;
 }
 
-void put_in_eval_mode(Module& module, std::vector<std::string>& decisions) {
-  bool training = false;
-  for (const Module& inner : module.modules()) {
-    training = training || (inner.hasattr("training") && inner.is_training());
+/// Whether the code of a module asks whether it trains. A trace has the answer in it.
+bool asks_for_training(const Module& module) {
+  for (const torch::jit::Method& method : module.get_methods()) {
+    std::shared_ptr<torch::jit::Graph> graph = method.graph();
+    torch::jit::DepthFirstGraphNodeIterator nodes(graph);
+    while (const torch::jit::Node* node = nodes.next()) {
+      if (node->kind() == torch::jit::prim::GetAttr &&
+          node->s(torch::jit::attr::name) == "training") {
+        return true;
+      }
+    }
   }
-  if (!training) return;
+  return false;
+}
+
+void put_in_eval_mode(Module& module, std::vector<std::string>& decisions) {
+  bool answers_otherwise = false;
+  for (const Module& inner : module.modules()) {
+    answers_otherwise = answers_otherwise || (inner.hasattr("training") && inner.is_training() &&
+                                              asks_for_training(inner));
+  }
   module.eval();
-  decisions.push_back("the archive was saved in train mode: it runs in eval mode");
+  if (!answers_otherwise) return;
+  const std::string text = "the archive was saved in train mode: it runs in eval mode";
+  decisions.push_back(text);
+  TORCH_WARN(text, ", and torch.jit.load would not; call eval() before saving");
 }
 
 /// The module frozen, or the module itself where that fails or torch's freeze made constants of

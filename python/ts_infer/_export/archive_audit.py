@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ts_infer._errors import InputError, ModelLoadError
+from ts_infer._errors import ExecutionError, InputError, ModelLoadError
 from ts_infer._export import (
     arguments,
     golden,
@@ -79,6 +79,7 @@ def audit(
     Raises:
         ValueError: The arguments do not fit the module or the archive. For an input that the
             archive does not have it is an InputError.
+        ExecutionError: Without a module: the model fails on the example inputs.
         ModelLoadError: The archive cannot be opened. For a path that does not exist it is a
             FileNotFoundError too.
     """
@@ -114,8 +115,8 @@ def audit(
                 )
             else:
                 _alone(report, archive, document, example_inputs, dynamic_shapes)
-    except InputError as error:
-        raise InputError(f"[audit] {name}: {error}") from None
+    except (ExecutionError, InputError) as error:
+        raise type(error)(f"[audit] {name}: {error}") from None
     except ValueError as error:
         raise ValueError(f"[audit] {name}: {error}") from None
     for finding in report.findings:
@@ -238,8 +239,6 @@ def _alone(
             Finding("input-mutated", f"{node} writes into an input of forward.", probe="graph")
         )
     report.probes.append(Probe("graph", "found" if report.findings else "passed", 1))
-    if found.random:
-        report.notes.append("the model draws random numbers: its outputs follow torch's seed")
     calls = golden_calls(archive, document)
     arguments_of_forward = [argument.name for argument in exported.forward.schema.arguments[1:]]
     if isinstance(example_inputs, Mapping):
@@ -249,6 +248,9 @@ def _alone(
     if values is None and (values := traced.inputs(archive)):
         source = "drawn at random, of the sizes that it was traced with"
     if values is None:
+        if found.random:
+            drawing = ", ".join(dict.fromkeys(str(node) for node in found.random))
+            report.notes.append(f"{drawing}: it may draw random numbers")
         for probe in ("golden", "repeats", "sizes")[: 3 if report.audit == "full" else 2]:
             report.probes.append(Probe(probe, "skipped", reason=source))
         return
@@ -262,7 +264,13 @@ def _alone(
     report.notes.append(f"inputs: {source}")
     _probe(report, "golden", lambda emit: _golden(archive, calls, emit), bool(calls))
     calls_in_a_row = _REPEATS[report.audit]
-    _probe(report, "repeats", lambda emit: _repeats(archive, example, calls_in_a_row, emit))
+    repeats = _probe(
+        report,
+        "repeats",
+        lambda emit: _repeats(archive, example, calls_in_a_row, bool(found.random), emit),
+    )
+    if example_inputs is not None and repeats.outcome == "skipped":
+        raise ExecutionError(f"the model failed on the inputs that were given: {repeats.reason}")
     if report.audit == "full":
         _probe(report, "sizes", lambda emit: _sizes(archive, example, dynamic, emit))
 
@@ -339,13 +347,13 @@ def declared_shapes(
     return declared
 
 
-def _probe(report: ExportReport, name: str, task: Any, possible: bool = True) -> None:
+def _probe(report: ExportReport, name: str, task: Any, possible: bool = True) -> Probe:
     """Run one probe, which emits a Run, a Finding or a note for each thing that it saw."""
     probe = Probe(name)
     report.probes.append(probe)
     if not possible:
         probe.outcome, probe.reason = "skipped", "the archive has none"
-        return
+        return probe
     outcome = isolation.run(task, budget_s=_BUDGET_S)
     probe.seconds = outcome.seconds
     for message in outcome.messages:
@@ -364,10 +372,11 @@ def _probe(report: ExportReport, name: str, task: Any, possible: bool = True) ->
         probe.reason = outcome.failure
         if not probe.runs:
             probe.outcome = "skipped"
+    return probe
 
 
-def _call(exported: Any, values: Sequence[Any]) -> Any:
-    with torch.no_grad(), fixed_seed():
+def _call(exported: Any, values: Sequence[Any], seed: int = 0) -> Any:
+    with torch.no_grad(), fixed_seed(seed):
         return exported(*values)
 
 
@@ -386,7 +395,9 @@ def _golden(archive: Path, calls: Sequence[dict[str, Any]], emit: Emit) -> None:
             return
 
 
-def _repeats(archive: Path, example: arguments.Example, calls_in_a_row: int, emit: Emit) -> None:
+def _repeats(
+    archive: Path, example: arguments.Example, calls_in_a_row: int, may_draw: bool, emit: Emit
+) -> None:
     exported = jit_load(archive, _CPU)
     make = variants.example(example).make
     first = _call(exported, make())
@@ -408,6 +419,8 @@ def _repeats(archive: Path, example: arguments.Example, calls_in_a_row: int, emi
                 f"({comparison.difference.where}: {comparison.difference.text})"
             )
             return
+    if may_draw and compare(first, _call(exported, make(), seed=1)).difference:
+        emit("the model draws random numbers: its outputs follow torch's seed")
 
 
 def _sizes(

@@ -389,9 +389,7 @@ def scan_findings(found: Scan, names: Sequence[str] = ()) -> list[Finding]:
     """
     findings = []
     for node in found.train_flags:
-        finding = Finding(
-            "train-flag", f"{node.operator} is fixed in training mode.", probe="graph"
-        )
+        finding = Finding("train-flag", f"{node.operator} runs in training mode.", probe="graph")
         if node.statement is not None:
             place(finding, node.statement)
         findings.append(finding)

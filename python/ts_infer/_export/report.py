@@ -42,8 +42,8 @@ ALLOWABLE: dict[str, str] = {
     "graphs-differ": "look for what depends on the input but is recorded as a constant; "
     f"{_SCRIPT}.",
     "device-baked": "make tensors with device=x.device, or register them as buffers.",
-    "train-flag": "pass training=self.training, or use the module (nn.Dropout) instead of the "
-    "function.",
+    "train-flag": "call module.eval() before it is saved; in its code pass training=self.training, "
+    "or use the module (nn.Dropout) instead of the function.",
     "input-mutated": "work on a copy (x = x.clone()), or use the operator that returns its result.",
     "dead-input": f"look for the line that takes Python values from this input; {_SCRIPT}; or "
     "allow it if the input is there for its looks only.",

@@ -120,7 +120,7 @@ def scan(exported: Any) -> Scan:
     Returns:
         What they hold.
     """
-    found = _Scanner()
+    found = _Scanner(any(getattr(child, "training", False) for child in exported.modules()))
     for method, graph in method_graphs(exported):
         found.read(method, graph)
     result = found.result
@@ -232,7 +232,8 @@ def tensor_digest(tensor: torch.Tensor) -> str:
 class _Scanner:
     """Collects from one graph after the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, in_training: bool) -> None:
+        self.in_training = in_training
         self.result = Scan()
         self.operators: set[str] = set()
         self.classes: set[str] = set()
@@ -251,7 +252,7 @@ class _Scanner:
                 continue
             if kind in _TO_DEVICE:
                 self._note_device(method, node, kind.removeprefix("aten::"))
-            training = _training(node)
+            training = _training(node, self.in_training)
             if training and self._is_new("train", node):
                 self.result.train_flags.append(describe(node, method))
             if training is not False and _draws(node) and self._is_new("random", node):
@@ -297,8 +298,13 @@ def _attribute_classes(exported: Any) -> set[str]:
     return found
 
 
-def _training(node: Any) -> bool | None:
-    """Whether an operator behaves as in training; None where no constant says so."""
+def _training(node: Any, in_training: bool) -> bool | None:
+    """Whether an operator behaves as in training; None where nothing says so.
+
+    Args:
+        node: The operator.
+        in_training: What modules answer that are asked.
+    """
     constants = {
         argument.name: value.toIValue()
         for argument, value in arguments_of(node)
@@ -309,6 +315,13 @@ def _training(node: Any) -> bool | None:
     if constants.get("dropout_p"):
         return True
     flags = [constants[name] for name in _TRAIN_ARGUMENTS if name in constants]
+    if any(
+        argument.name in _TRAIN_ARGUMENTS
+        and value.node().kind() == "prim::GetAttr"
+        and value.node().s("name") == "training"
+        for argument, value in arguments_of(node)
+    ):
+        flags.append(in_training)
     return next((flag for flag in flags if isinstance(flag, bool)), None)
 
 
