@@ -147,14 +147,16 @@ def read_manifest(archive: Path, verb: str = "audit") -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def open_archive(archive: Path, device: torch.device | None = None) -> Any:
-    """Open an archive as stock torch does.
+def open_archive(
+    archive: Path, device: torch.device | None = None, *, as_saved: bool = False
+) -> Any:
+    """Open an archive as `jit_load` does.
 
     Raises:
         ModelLoadError: It cannot be opened, in the words of the runtime.
     """
     try:
-        return jit_load(archive, device)
+        return jit_load(archive, device, as_saved=as_saved)
     except RuntimeError as error:
         open_with_runtime(archive)
         raise ModelLoadError(f"[load] {archive}: torch.jit.load: {essence(error)}") from error
@@ -226,7 +228,7 @@ def _alone(
     example_inputs: Any,
     dynamic_shapes: Any,
 ) -> None:
-    exported = open_archive(archive, _CPU)
+    exported = open_archive(archive, _CPU, as_saved=True)
     found = scan(exported)
     report.findings += scan_findings(found)
     for device in dict.fromkeys(device for _, device in found.devices):

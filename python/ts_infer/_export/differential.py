@@ -150,20 +150,21 @@ def device_of(module: nn.Module) -> torch.device | None:
     return devices.pop() if len(devices) == 1 else None
 
 
-def jit_load(archive: Path, device: torch.device | None = None) -> Any:
+def jit_load(archive: Path, device: torch.device | None = None, *, as_saved: bool = False) -> Any:
     """Open an archive as stock torch does, in eval mode.
 
     Args:
         archive: The file.
         device: Where its tensors go; None: where they were, or to the host where this machine has
             no accelerator.
+        as_saved: Leave it in train mode where it was saved so.
     """
     loader: Any = torch.jit.load
     if device is None and not torch.accelerator.is_available():
         device = torch.device("cpu")
     exported = loader(str(archive), map_location=device)
     # A frozen archive has no `training`; one that kept it must answer in eval mode.
-    return exported.eval() if hasattr(exported, "training") else exported
+    return exported.eval() if hasattr(exported, "training") and not as_saved else exported
 
 
 class _Served:
