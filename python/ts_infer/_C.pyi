@@ -435,11 +435,11 @@ class Model:
         """Run the model, and stop waiting after so many milliseconds.
 
         The deadline, above 0, comes first; the other arguments, the result and the errors are
-        those of a call. The call runs on a thread of the model's own, on copies of the inputs, which are on
-        the host. The first such call starts the thread; the time counts from when it is there.
-        Nothing can stop what runs: past the deadline it goes on in the background and its outputs
-        are dropped. The next call of a stateful model waits for it, and so does the model's
-        destruction.
+        those of a call. The call runs on a thread of the model's own, on copies of the inputs,
+        which are on the host. The first such call starts the thread; the time counts from when
+        it is there. Nothing can stop what runs: past the deadline it goes on in the background
+        and its outputs are dropped. The next call of a stateful model waits for it, and so does
+        the model's destruction.
 
         Raises:
             InputError: An argument is wrong, the deadline too.
