@@ -175,7 +175,7 @@ TEST(BackgroundCallsTest, WhatEndsPastTheDeadlineIsNotInTime) {
     BackgroundCalls::Seat seat(calls);
     const auto deadline = BackgroundCalls::Clock::now() + std::chrono::microseconds(200);
     // So close to it that the caller often finds it done when it wakes.
-    const auto outcome = seat.run_until(deadline, [&] {
+    const auto outcome = seat.run_until(deadline, [deadline] {  // it may outlive this turn
       while (BackgroundCalls::Clock::now() <= deadline) {
       }
     });

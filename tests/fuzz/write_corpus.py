@@ -114,7 +114,7 @@ def write_archives(gate: bytes) -> None:
 
 
 def write_manifests(gate: bytes) -> None:
-    """A whole one, and one that says what packages and custom operators need."""
+    """A whole one, what packages and custom operators need, and leaves of a dict."""
     manifest = members(gate)[MANIFEST]
     write("manifest", "gate.json", manifest)
     document = json.loads(manifest)
@@ -130,6 +130,10 @@ def write_manifests(gate: bytes) -> None:
         libraries=[{"file": "libops.so", "operators": ["my::op"], "classes": ["my.Class"]}],
     )
     write("manifest", "package.json", json.dumps(document).encode())
+    shape = [{"name": "n", "min": 1, "max": 4}]
+    leaves = [{**tensor, "name": name, "shape": shape} for name in ("x.a", "x.b")]
+    document["inputs"] = [{"name": "x", "type": "Dict[str, Tensor]", "leaves": leaves}]
+    write("manifest", "containers.json", json.dumps(document).encode())
 
 
 def write_goldens(gate: bytes) -> None:

@@ -195,6 +195,15 @@ def test_allow_operators_are_names_of_restricted_ones() -> None:
         runtime.load(contents, allow_operators="aten::save")
 
 
+@pytest.mark.parametrize("flag", [0x1, 0x20, 0x40, 0x2000])
+def test_members_that_libtorch_cannot_read_are_damage(flag: int) -> None:
+    contents = bytearray(archive_bytes(Affine()))
+    entry = contents.index(b"PK\1\2")  # the first in the table of contents
+    contents[entry + 8 : entry + 10] = flag.to_bytes(2, "little")
+    with pytest.raises(ModelLoadError, match="is marked as encrypted or as a patch"):
+        runtime.load(bytes(contents))
+
+
 def test_limits_of_another_type_are_told_what_they_are(affine_path: Path) -> None:
     limits: Any = {"members": 10}
     for read in (runtime.load, runtime.read_model_info, runtime.verify):

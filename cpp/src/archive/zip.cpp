@@ -18,7 +18,8 @@ constexpr std::size_t kEndSize = 22;
 constexpr std::size_t kEntrySize = 46;
 constexpr std::size_t kLocalSize = 30;
 constexpr std::size_t kLongestComment = 65535;
-constexpr std::uint32_t kFolder = 0x10;  // MS-DOS' attribute, that others set too
+constexpr std::uint32_t kFolder = 0x10;        // MS-DOS' attribute, that others set too
+constexpr std::uint16_t kUnreadable = 0x2061;  // encrypted in one of three ways, or a patch
 
 [[noreturn]] void damaged(const std::string& what) { throw ModelLoadError(what); }
 
@@ -130,6 +131,9 @@ std::vector<ZipMember> read_zip_directory(std::string_view bytes) {
     // libtorch would take it for empty, and leave what it reads it into as it was.
     if ((reader.number<std::uint32_t>(offset + 38) & kFolder) != 0 && !member.name.ends_with('/')) {
       damaged("member " + member.name + " is marked as a folder");
+    }
+    if ((reader.number<std::uint16_t>(offset + 8) & kUnreadable) != 0) {
+      damaged("member " + member.name + " is marked as encrypted or as a patch");
     }
     apply_zip64(reader, offset + kEntrySize + name_size, extra_size, member, local);
 
