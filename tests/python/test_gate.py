@@ -149,6 +149,9 @@ def test_files_are_not_touched_unless_it_is_allowed(
         '1.5e3.save("f")',
         'getattr(x, "save")("f")',
         'getattr(x, "\\x73ave")("f")',
+        'getattr(torch, "sa" "ve")(x, "f")',
+        "getattr(torch, 'sa'   \"ve\")(x, 'f')",
+        'getattr(torch, "sa"  # of it\n      "ve")(x, "f")',
         'ops.aten.save(x, "f")',
     ],
 )

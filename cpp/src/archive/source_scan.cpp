@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <utility>
 
 namespace ts_infer {
 namespace {
@@ -66,8 +67,9 @@ class SourceScanner {
     const std::string_view text = source_.substr(begin, last - begin);
     at_ = std::min(last + end.size(), source_.size());
     after_dot_ = false;
-    // An escaped name could be any.
-    if (is_getattr_ && text.find('\\') != text.npos) {
+    // An escaped name could be any, and so could one of several parts.
+    const bool is_part = std::exchange(after_string_, true);
+    if (is_getattr_ && (is_part || text.find('\\') != text.npos)) {
       for (const RestrictedOperator& op : all_restricted_operators())
         scan_.restricted.insert(op.name);
     } else if (is_getattr_) {
@@ -80,7 +82,7 @@ class SourceScanner {
     while (at_ < source_.size() && is_in_word(source_[at_])) ++at_;
     const std::string_view text = source_.substr(begin, at_ - begin);
     if (after_dot_) name(text);
-    after_dot_ = false;
+    after_dot_ = after_string_ = false;
     if (text == "getattr") is_getattr_ = true;
     if (text == "elif") ++elifs_;
     if (text == "if" || text == "else" || text == "not" || text == "and" || text == "or") nest();
@@ -89,6 +91,7 @@ class SourceScanner {
   void symbol(char c) {
     if (std::isspace(static_cast<unsigned char>(c)) != 0) return;
     after_dot_ = c == '.';
+    after_string_ = false;
     if (c == '(' || c == '[' || c == '{') {
       nest();
       levels_.emplace_back();
@@ -122,6 +125,7 @@ class SourceScanner {
   std::string_view source_;
   std::size_t at_ = 0;
   bool after_dot_ = false;
+  bool after_string_ = false;
   bool is_getattr_ = false;  // there was one: any string may be a name
   std::size_t elifs_ = 0;
   std::vector<Level> levels_;
