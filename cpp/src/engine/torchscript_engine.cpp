@@ -6,7 +6,6 @@
 #include <torch/csrc/jit/ir/ir.h>
 #include <torch/csrc/jit/passes/inliner.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
-#include <torch/csrc/jit/runtime/graph_iterator.h>
 #include <torch/csrc/jit/serialization/import.h>
 
 #include <algorithm>
@@ -272,17 +271,14 @@ Module read_module(const Archive& archive, c10::Device device, bool map_weights,
 
 /// Whether the code of a module asks whether it trains. A trace has the answer in it.
 bool asks_for_training(const Module& module) {
-  for (const torch::jit::Method& method : module.get_methods()) {
-    std::shared_ptr<torch::jit::Graph> graph = method.graph();
-    torch::jit::DepthFirstGraphNodeIterator nodes(graph);
-    while (const torch::jit::Node* node = nodes.next()) {
-      if (node->kind() == torch::jit::prim::GetAttr &&
-          node->s(torch::jit::attr::name) == "training") {
-        return true;
-      }
-    }
-  }
-  return false;
+  const auto asks = [](const torch::jit::Node* node) {
+    return node->kind() == torch::jit::prim::GetAttr &&
+           node->s(torch::jit::attr::name) == "training";
+  };
+  const std::vector<torch::jit::Method> methods = module.get_methods();
+  return std::any_of(methods.begin(), methods.end(), [&](const torch::jit::Method& method) {
+    return any_node(method.graph()->block(), asks);
+  });
 }
 
 void put_in_eval_mode(Module& module, std::vector<std::string>& decisions) {

@@ -305,23 +305,18 @@ def _training(node: Any, in_training: bool) -> bool | None:
         node: The operator.
         in_training: What modules answer that are asked.
     """
-    constants = {
-        argument.name: value.toIValue()
-        for argument, value in arguments_of(node)
-        if is_constant(value)
-    }
-    if any(constants.get(name) == 0.0 for name in _PROBABILITIES):
+    known = {}
+    for argument, value in arguments_of(node):
+        source = value.node()
+        if is_constant(value):
+            known[argument.name] = value.toIValue()
+        elif source.kind() == "prim::GetAttr" and source.s("name") == "training":
+            known[argument.name] = in_training
+    if any(known.get(name) == 0.0 for name in _PROBABILITIES):
         return False
-    if constants.get("dropout_p"):
+    if known.get("dropout_p"):
         return True
-    flags = [constants[name] for name in _TRAIN_ARGUMENTS if name in constants]
-    if any(
-        argument.name in _TRAIN_ARGUMENTS
-        and value.node().kind() == "prim::GetAttr"
-        and value.node().s("name") == "training"
-        for argument, value in arguments_of(node)
-    ):
-        flags.append(in_training)
+    flags = [known[name] for name in _TRAIN_ARGUMENTS if name in known]
     return next((flag for flag in flags if isinstance(flag, bool)), None)
 
 
