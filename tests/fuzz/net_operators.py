@@ -473,7 +473,7 @@ def padding(d: Drawing) -> None:
         x = d[name]
     dims = max(1, x.dim() - 2) if mode != "constant" else r.randint(1, x.dim())
     amounts = [r.choice((0, 1, 1, 2)) for _ in range(2 * dims)]
-    if d.chance(0.15):
+    if mode != "circular" and d.chance(0.15):  # torch's answer has memory in it that none wrote
         amounts[r.randrange(len(amounts))] = -1
     options = words(mode=f'"{mode}"' if mode != "constant" else None)
     if mode == "constant" and d.chance(0.4):
@@ -545,10 +545,26 @@ def activation(d: Drawing, name: str | None = None) -> None:
             d.assign(text)
 
 
+# Views, or the value itself, though torch's schemas say that the result is new.
+UNDECLARED = (
+    "{}.type_as({})", "F.dropout({}, 0.5, False)", "F.dropout2d({}, 0.5, False)",
+    "F.alpha_dropout({}, 0.5, False)", "F.feature_alpha_dropout({}, 0.5, False)",
+    "torch.atleast_1d({})", "torch.atleast_2d({})", "torch.atleast_3d({})",
+    "torch.atleast_1d([{}, {}])[0]", "{}.sum_to_size({}.shape)", "torch.conj_physical({})",
+    "torch.unsafe_chunk({}, 2, 0)[0]", "torch.unsafe_split({}, 1, 0)[0]",
+    'torch.einsum("i...->...i", {})', "torch.broadcast_tensors({}, {})[0]",
+    'torch.meshgrid({}.view(-1), indexing="ij")[0]', "torch.cartesian_prod({}.view(-1))",
+    "{}.dequantize()", "{}.to_dense()",
+)  # fmt: skip
+
+
 def view_text(d: Drawing, name: str) -> str | None:
     """A view of a value."""
     r = d.random
     x = d[name]
+    if d.chance(0.25):
+        text = r.choice(UNDECLARED)
+        return text.format(*[name] * text.count("{}"))
     if x.dim() == 0:
         return None
     a, b = r.randrange(x.dim()), r.randrange(x.dim())

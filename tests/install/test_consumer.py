@@ -45,7 +45,11 @@ def exported(
         ts_infer.export(**decision_gate.export_spec(), path=path)
         x, h = decision_gate.example_inputs()
         eager: torch.nn.Module = decision_gate.make()
-        given = [(x.abs(), h), (-20 * x.abs(), h), (20 * x.abs(), h)]  # either branch
+        given: list[tuple[torch.Tensor, ...]] = [
+            (x.abs(), h),
+            (-20 * x.abs(), h),
+            (20 * x.abs(), h),
+        ]  # either branch
     else:
         ts_infer.export(**densetnt.export_spec(), path=path)
         eager = densetnt.make()

@@ -6,7 +6,7 @@ import linecache
 import subprocess
 import sys
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pytest
@@ -83,7 +83,7 @@ def test_my_cell_is_exported_with_its_gate_scripted(path: Path) -> None:
     ("head", "choose_goals"), [("set", "likely_goals"), ("nms", "select_goals_by_nms")]
 )
 def test_densetnt_is_exported_without_a_hand_edit(
-    path: Path, monkeypatch: pytest.MonkeyPatch, head: str, choose_goals: str
+    path: Path, monkeypatch: pytest.MonkeyPatch, head: Literal["set", "nms"], choose_goals: str
 ) -> None:
     """Its scripted functions are replaced by plain ones without annotations."""
     for name in ("get_goal_2D", choose_goals):

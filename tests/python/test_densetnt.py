@@ -9,7 +9,7 @@ import math
 import types
 import warnings
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -315,7 +315,7 @@ def test_make_raises_when_checkpoint_is_of_other_model(tmp_path: Path) -> None:
     ("field", "value"),
     [("hidden", 127), ("modes", 0), ("steps", 1), ("goal_head", "best"), ("dense_seeds", 0)],
 )
-def test_config_raises_when_value_is_bad(field: str, value: object) -> None:
+def test_config_raises_when_value_is_bad(field: str, value: Any) -> None:
     with pytest.raises(ValueError, match=field):
         dataclasses.replace(densetnt.DenseTNTConfig(), **{field: value})
 

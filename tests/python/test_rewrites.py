@@ -87,6 +87,74 @@ def test_a_write_through_a_view_before_a_convolution(conv: nn.Module, how: str) 
     check(Writes(conv, how), torch.randn(2, 4, *[6] * (rank - 2)))
 
 
+UNDECLARED_VIEWS = [
+    "torch.dropout({x}, 0.5, False)", "torch.feature_dropout({x}, 0.5, False)",
+    "torch.alpha_dropout({x}, 0.5, False)", "torch.feature_alpha_dropout({x}, 0.5, False)",
+    "{x}.type_as({x})", "{x}.sum_to_size({x}.shape)", "{x}.dequantize()", "{x}.to_dense()",
+    "torch.conj_physical({x})", "torch.atleast_1d({x})", "torch.atleast_2d({x})",
+    "torch.atleast_3d({x})", "torch.atleast_1d([{x}, {x}])[0]", "torch.atleast_2d([{x}, {x}])[1]",
+    "torch.atleast_3d([{x}, {x}])[0]", "torch.unsafe_chunk({x}, 2, 0)[0]",
+    "torch.unsafe_split({x}, 1, 0)[0]", "torch.unsafe_split_with_sizes({x}, [1, 1], 0)[0]",
+    "torch.einsum('ijk->kji', [{x}])", "torch.broadcast_tensors({x}, {x})[0]",
+    "torch.meshgrid({x}.view(-1), indexing='ij')[0]", "torch.cartesian_prod({x}.view(-1))",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("executor", ["prepared", "legacy", "simple", "profiling"])
+@pytest.mark.parametrize("view", UNDECLARED_VIEWS)
+def test_a_write_through_what_torch_says_is_new(view: str, executor: str) -> None:
+    """The operator returns its input or a view of it, which its schema does not say."""
+    view = view.format(x="x")
+    code = f"""
+def twice(x: Tensor):
+    written = x
+    for turn in range(2):
+        written = {view}
+        written.mul_(2.0)
+    one = {view}
+    other = {view}
+    one.add_(1.0)
+    between = x * 1.0
+    other.add_(1.0)
+    return x, written, one, other, between
+"""
+    namespace: dict[str, Any] = {"torch": torch, "Tensor": Tensor}
+    exec(code, namespace)
+    unit = torch.jit.CompilationUnit(code)
+    file = io.BytesIO()
+    torch.jit.save(unit.twice, file)
+    model = runtime.load(file.getvalue(), executor=executor)
+    for _ in range(3):
+        torch.testing.assert_close(
+            model(torch.ones(2, 2, 3)), namespace["twice"](torch.ones(2, 2, 3)), rtol=0, atol=0
+        )
+
+
+class Scaled(nn.Module):
+    """Numbers and tensors of one number promote a dtype differently."""
+
+    def __init__(self, scale: Tensor) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(scale, requires_grad=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        total = x.sum()
+        return total * self.scale, total + self.scale, total / self.scale, total * 2.5
+
+
+@pytest.mark.parametrize("executor", ["prepared", "legacy", "simple", "profiling"])
+@pytest.mark.parametrize("how", ["trace", "script"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.int64])
+def test_a_parameter_of_one_number_is_no_number(
+    dtype: torch.dtype, how: str, executor: str
+) -> None:
+    module = Scaled(torch.tensor(0.5, dtype=torch.float64)).eval()
+    x = torch.ones(3, dtype=dtype)
+    model = load(trace(module, x) if how == "trace" else script(module), executor=executor)
+    for _ in range(3):
+        torch.testing.assert_close(model(x), module(x))
+
+
 class WritesBetween(nn.Module):
     """The input of a convolution is written to between it and the sum behind it."""
 
@@ -444,10 +512,10 @@ class InPlaceThen(nn.Module):
 
 
 @pytest.mark.parametrize("part", [nn.LSTM(1, 1), nn.GRU(1, 2), nn.LSTM(1, 2, num_layers=2)])
-def test_a_recurrent_layer_refuses_an_input_of_another_width(part: nn.Module) -> None:
+def test_a_recurrent_layer_refuses_an_input_of_another_width_or_rank(part: nn.Module) -> None:
     model = load(trace(InPlaceThen(part).eval(), torch.randn(3, 1, 1)))
     model(torch.randn(5, 2, 1))
-    for sizes in ((5, 2, 4), (5, 4), (5, 2, 0)):
+    for sizes in ((5, 2, 4), (5, 4), (5, 2, 0), (5, 1), (5, 2, 2, 1)):
         with pytest.raises(ts_infer.ExecutionError):
             model(torch.randn(sizes))
     model(torch.randn(5, 2, 1))
@@ -520,3 +588,12 @@ def test_an_image_may_come_without_a_batch() -> None:
         x = torch.randn(sizes)
         with torch.inference_mode():
             torch.testing.assert_close(model(x), module(x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_convolution_of_a_batch_refuses_an_image() -> None:
+    """A trace of an image without a batch adds one before torch._convolution."""
+    module = nn.Sequential(nn.Conv2d(1, 3, 1)).eval()
+    model = load(trace(module, torch.randn(1, 5, 5)))
+    model(torch.randn(1, 4, 4))
+    with pytest.raises(ts_infer.ExecutionError, match="Expected 4-dimensional input"):
+        model(torch.randn(4, 4))

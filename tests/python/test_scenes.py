@@ -7,7 +7,7 @@ import json
 import math
 import sys
 from itertools import combinations, pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 TOLERANCE_M = 1e-4  # float32 coordinates of up to 100 m
 
 
-def small_scene(**changes: object) -> Scene:
+def small_scene(**changes: Any) -> Scene:
     """A car that drives to the right at 10 m/s, another behind it, and a lane with a bend."""
     car = Agent("car", t=(-0.2, -0.1, 0.0), x=(8.0, 9.0, 10.0), y=(5.0, 5.0, 5.0))
     av = Agent("av", t=(-0.1, 0.0), x=(0.0, 1.0), y=(5.0, 5.0), kind="av")
@@ -43,7 +43,7 @@ def small_scene(**changes: object) -> Scene:
         ({"agents": small_scene().agents * 2}, "agents: expected an id to occur once"),
     ],
 )
-def test_scene_raises_when_parts_do_not_fit(changes: dict[str, object], message: str) -> None:
+def test_scene_raises_when_parts_do_not_fit(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         small_scene(**changes)
 
@@ -58,7 +58,7 @@ def test_scene_raises_when_parts_do_not_fit(changes: dict[str, object], message:
         ({"kind": "ship"}, "unknown kind 'ship'"),
     ],
 )
-def test_agent_raises_when_history_is_bad(changes: dict[str, object], message: str) -> None:
+def test_agent_raises_when_history_is_bad(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(small_scene().target, **changes)
 
@@ -71,7 +71,7 @@ def test_agent_raises_when_history_is_bad(changes: dict[str, object], message: s
         ({"turn": "around"}, "unknown turn 'around'"),
     ],
 )
-def test_lane_raises_when_it_is_bad(changes: dict[str, object], message: str) -> None:
+def test_lane_raises_when_it_is_bad(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(small_scene().lanes[0], **changes)
 
@@ -263,7 +263,7 @@ def test_generated_cars_keep_apart(seed: int) -> None:
         ({"headway_m": 1e4}, "headway_m: no car"),
     ],
 )
-def test_generator_raises_when_option_is_bad(options: dict[str, float], message: str) -> None:
+def test_generator_raises_when_option_is_bad(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         densetnt.generate_scene(0, **options)
 

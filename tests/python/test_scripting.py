@@ -9,7 +9,7 @@ import traceback
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 import torch
@@ -153,7 +153,9 @@ def test_goal_sampling_needs_no_hand_edit() -> None:
 @pytest.mark.parametrize(
     ("head", "choose_goals"), [("set", "likely_goals"), ("nms", "select_goals_by_nms")]
 )
-def test_densetnt_with_plain_goal_sampling_equals_densetnt(head: str, choose_goals: str) -> None:
+def test_densetnt_with_plain_goal_sampling_equals_densetnt(
+    head: Literal["set", "nms"], choose_goals: str
+) -> None:
     """The model's scripted functions are replaced by plain ones without annotations."""
     model = densetnt.make(config=densetnt.DenseTNTConfig(goal_head=head))
     scene = densetnt.scene_to_inputs(densetnt.default_scene())

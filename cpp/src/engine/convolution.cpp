@@ -31,6 +31,7 @@ const auto kDilation = c10::Symbol::attr("dilation");
 const auto kGroups = c10::Symbol::attr("groups");
 const auto kTransposed = c10::Symbol::attr("transposed");
 const auto kOutputPadding = c10::Symbol::attr("output_padding");
+const auto kOnlyBatches = c10::Symbol::attr("only_batches");
 const auto kMean = c10::Symbol::attr("mean");  // of the norm; absent where there is none
 const auto kVariance = c10::Symbol::attr("variance");
 const auto kNormWeight = c10::Symbol::attr("norm_weight");  // or absent
@@ -53,7 +54,8 @@ std::optional<BatchNorm> norm_in(const Node* node) {
 ConvolutionParameters parameters_in(const Node* node) {
   return {node->t(kKernel),          tensor_in(node, kShift),  node->is(kStride),
           node->is(kPadding),        node->is(kDilation),      node->i(kGroups),
-          node->i(kTransposed) != 0, node->is(kOutputPadding), norm_in(node)};
+          node->i(kTransposed) != 0, node->is(kOutputPadding), norm_in(node),
+          node->i(kOnlyBatches) != 0};
 }
 
 void put_into(Node* node, const ConvolutionParameters& parameters) {
@@ -65,6 +67,7 @@ void put_into(Node* node, const ConvolutionParameters& parameters) {
   node->i_(kGroups, parameters.groups);
   node->i_(kTransposed, parameters.transposed);
   node->is_(kOutputPadding, parameters.output_padding);
+  node->i_(kOnlyBatches, parameters.only_batches);
   if (!parameters.norm) return;
   const BatchNorm& norm = *parameters.norm;
   node->t_(kMean, norm.mean);
@@ -155,7 +158,8 @@ std::optional<ConvolutionParameters> parameters_of(const Node* node) {
       *groups,
       *turned,
       *output_padding,
-      std::nullopt};
+      std::nullopt,
+      general};
   if (!PackedConvolution::takes(parameters)) return std::nullopt;
   return parameters;
 }

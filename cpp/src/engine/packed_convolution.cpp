@@ -353,7 +353,10 @@ at::Tensor PackedConvolution::run_torchs(const at::Tensor& given, const at::Tens
   const ConvolutionParameters& p = parameters_;
   const at::Tensor input = takes_type(given) ? given.to(at::kFloat) : given;
   at::Tensor output;
-  if (p.transposed) {
+  if (p.only_batches) {
+    output = at::convolution(input, p.weight, p.bias, p.stride, p.padding, p.dilation, p.transposed,
+                             p.output_padding, p.groups);
+  } else if (p.transposed) {
     output = plane() ? at::conv_transpose2d(input, p.weight, p.bias, p.stride, p.padding,
                                             p.output_padding, p.groups, p.dilation)
                      : at::conv_transpose1d(input, p.weight, p.bias, p.stride, p.padding,

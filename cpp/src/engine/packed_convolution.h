@@ -28,6 +28,7 @@ struct ConvolutionParameters {
   bool transposed = false;
   std::vector<std::int64_t> output_padding;  // of a transposed one
   std::optional<BatchNorm> norm;             // behind it
+  bool only_batches = false;                 // an input of one dimension less is refused
 };
 
 struct ConvolutionPrecision {

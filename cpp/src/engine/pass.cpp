@@ -3,19 +3,8 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/jit/ir/constants.h>
-#include <torch/csrc/jit/runtime/custom_operator.h>
 
 namespace ts_infer {
-namespace {
-
-const torch::jit::RegisterOperators kRank({torch::jit::Operator(
-    "ts_infer::rank(Tensor self) -> int",
-    [](torch::jit::Stack& stack) {
-      torch::jit::push(stack, torch::jit::pop(stack).toTensor().dim());
-    },
-    c10::AliasAnalysisKind::PURE_FUNCTION)});
-
-}  // namespace
 
 bool any_node(const torch::jit::Block* block,
               const std::function<bool(const torch::jit::Node*)>& holds) {
@@ -35,14 +24,6 @@ int change_nodes(torch::jit::Block* block, const std::function<bool(torch::jit::
     if (change(node)) ++count;
   }
   return count;
-}
-
-void hide_ranks(torch::jit::Block* block) {
-  change_nodes(block, [](torch::jit::Node* node) {
-    if (node->kind() != c10::aten::dim) return false;
-    replace(node, node, "ts_infer::rank", {node->input(0)});
-    return true;
-  });
 }
 
 torch::jit::Node* replace(torch::jit::Node* place, torch::jit::Node* last, const char* kind,

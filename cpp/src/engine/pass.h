@@ -26,11 +26,6 @@ bool any_node(const torch::jit::Block* block,
 /// take uses away and destroy nodes behind its own; nodes without uses are deleted later.
 int change_nodes(torch::jit::Block* block, const std::function<bool(torch::jit::Node*)>& change);
 
-/// Puts an operator of our own in the place of aten::dim, inner blocks included. torch's freeze and
-/// peephole pass take the rank of a convolution's result for that of a batch, where it may have
-/// none.
-void hide_ranks(torch::jit::Block* block);
-
 /// Puts a new node before `place`, whose outputs take the place of those of `last`, which is
 /// destroyed if it is another node. `aliases`, if given, learn what the new outputs are.
 torch::jit::Node* replace(torch::jit::Node* place, torch::jit::Node* last, const char* kind,

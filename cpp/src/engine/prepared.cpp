@@ -19,6 +19,7 @@
 
 #include "engine/attention.h"
 #include "engine/convolution.h"
+#include "engine/corrections.h"
 #include "engine/instruction_set.h"
 #include "engine/linear.h"
 #include "engine/precision.h"
@@ -82,6 +83,7 @@ PreparedFunction prepare(torch::jit::Function& function, const Preparation& how,
   } else if (how.precision != c10::kFloat && !how.device.is_cpu()) {
     prepared.lowered_products = lower_products(graph, how.precision);
   }
+  keep_scalar_tensors(graph->block());
   torch::jit::runRequiredPasses(graph);  // the interpreter cannot do without
   torch::jit::EliminateDeadCode(graph);
   prepared.code = torch::jit::Code(graph, function.name());

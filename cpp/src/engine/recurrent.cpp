@@ -234,18 +234,6 @@ const torch::jit::RegisterOperators kRecurrentOperator({torch::jit::Operator(
     [](const Node* node) -> torch::jit::Operation { return Recurrent(node); },
     c10::AliasAnalysisKind::PURE_FUNCTION)});
 
-void require_width(Stack& stack) {
-  const std::vector<at::Tensor> weights = torch::jit::pop(stack).toTensorVector();
-  const at::Tensor& input = torch::jit::peek(stack, 0, 1).toTensor();
-  const std::int64_t width = weights.at(0).size(-1);
-  TORCH_CHECK(input.dim() > 0 && input.size(-1) == width, "recurrent layer: expected an input of ",
-              width, " features, got one of shape ", input.sizes());
-}
-
-const torch::jit::RegisterOperators kRequireWidth(
-    {torch::jit::Operator("ts_infer::require_width(Tensor(a) input, Tensor[] params) -> Tensor(a)",
-                          require_width, c10::AliasAnalysisKind::FROM_SCHEMA)});
-
 /// The tensors of a list of constants.
 std::optional<std::vector<at::Tensor>> constant_tensors(torch::jit::Value* list) {
   if (const auto constant = torch::jit::toIValue(list)) {
@@ -348,23 +336,6 @@ bool pack_recurrent(Node* node, const RecurrentKind& kind) {
 }
 
 }  // namespace
-
-void require_widths(torch::jit::Block* block) {
-  for (Node* node : block->nodes()) {
-    for (torch::jit::Block* inner : node->blocks()) require_widths(inner);
-    const c10::FunctionSchema* schema = node->maybeSchema();
-    if (!schema || !schema->argumentIndexWithName("params")) continue;
-    const std::string kind = node->kind().toQualString();
-    if (kind != "aten::lstm" && kind != "aten::gru" && kind.rfind("aten::rnn_", 0) != 0) continue;
-    const torch::jit::WithInsertPoint before(node);
-    torch::jit::Value* const input = node->input(0);
-    torch::jit::Value* const checked =
-        node->owningGraph()->insert(c10::Symbol::fromQualString("ts_infer::require_width"),
-                                    {input, node->namedInput("params")}, {}, node->sourceRange());
-    checked->setType(input->type());
-    node->replaceInput(0, checked);
-  }
-}
 
 std::map<std::string, int> pack_recurrent(const std::shared_ptr<torch::jit::Graph>& graph) {
   std::map<std::string, int> counts;

@@ -16,9 +16,4 @@ namespace ts_infer {
 /// for (more than kRowsAtOnce sequences at once, another dtype) still goes to torch, call by call.
 std::map<std::string, int> pack_recurrent(const std::shared_ptr<torch::jit::Graph>& graph);
 
-/// Has every LSTM, GRU and RNN of a block refuse inputs of another width than its weights': torch's
-/// operators, in inference mode, read beyond the weights then. nn.LSTM's own check is Python's,
-/// which a trace does not have.
-void require_widths(torch::jit::Block* block);
-
 }  // namespace ts_infer

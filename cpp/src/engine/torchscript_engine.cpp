@@ -16,13 +16,13 @@
 #include <unordered_set>
 
 #include "device/front_allocator.h"
+#include "engine/corrections.h"
 #include "engine/executor_policy.h"
 #include "engine/instruction_set.h"
 #include "engine/pass.h"
 #include "engine/passes.h"
 #include "engine/precision.h"
 #include "engine/prepared.h"
-#include "engine/recurrent.h"
 #include "engine/state_analysis.h"
 #include "messages.h"
 
@@ -66,6 +66,9 @@ struct Program {
     }
     if (choice.executor == "prepared") prepare_methods(choice);
     executor = choice.executor;
+    for (std::size_t i = 0; i < names.size() && executor != "prepared"; ++i) {
+      keep_scalar_tensors(torch::jit::toGraphFunction(function(i)).graph()->block());
+    }
     create_executors(module._ivalue()->compilation_unit()->get_functions(), executor, how.device);
     for (std::size_t i = 0; i < names.size(); ++i) {
       methods[i].executor = &torch::jit::toGraphFunction(function(i)).get_executor();
@@ -347,11 +350,11 @@ std::unique_ptr<Engine> load_torchscript(const Archive& archive, c10::Device dev
   Module module = read_module(archive, device, options.map_weights, info.decisions);
   put_in_eval_mode(module, info.decisions);
   const Origins origins = {module._ivalue()->compilation_unit()};
+  std::vector<Block*> blocks;
   for (torch::jit::Function* function : origins[0]->get_functions()) {
-    Block* const block = torch::jit::toGraphFunction(*function).graph()->block();
-    require_widths(block);
-    if (!passes.empty()) hide_ranks(block);
+    blocks.push_back(torch::jit::toGraphFunction(*function).graph()->block());
   }
+  correct(blocks, /*optimized=*/!passes.empty());
   step_done("deserialise");
   for (const std::string& name : options.disabled_passes) {
     info.decisions.push_back("pass " + name + " left out: disabled");

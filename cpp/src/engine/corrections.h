@@ -1,0 +1,32 @@
+#pragma once
+
+#include <torch/csrc/jit/ir/ir.h>
+
+#include <vector>
+
+namespace ts_infer {
+
+// Where torch's own passes take something for granted that is not so, the code of an archive is
+// written otherwise before the first of them runs. What it computes stays the same.
+
+/// Of all functions of an archive together.
+///
+/// - Operators that return their input, or a view of it, though torch's schemas say that their
+///   result is new (dropout, type_as, meshgrid and others), get schemas that say so where anything
+///   is written to: torch would merge, move or leave out what reads or writes the shared memory.
+/// - A trace holds a Python number as a tensor without dimensions, which promotes the other side's
+///   dtype where a number would not. In sums, differences, products and quotients it becomes a
+///   number again. torch's executors do so too, but after freezing, when parameters and buffers
+///   look the same.
+/// - LSTMs, GRUs and RNNs refuse inputs of another rank or width than their weights': torch's
+///   operators, in inference mode, read beyond the weights then. nn.LSTM's own check is Python's,
+///   which a trace does not have.
+/// - With `optimized`, aten::dim becomes an operator of our own. torch's freeze and peephole pass
+///   take the rank of a convolution's result for that of a batch, where it may have none.
+void correct(const std::vector<torch::jit::Block*>& functions, bool optimized);
+
+/// Of a frozen function that an executor of torch's will run: the tensors without dimensions that
+/// are left stay tensors.
+void keep_scalar_tensors(torch::jit::Block* function);
+
+}  // namespace ts_infer
