@@ -271,6 +271,56 @@ def test_a_sum_with_a_squeezed_value() -> None:
     check(InPlaceSum(), torch.randn(2, 4, 6), torch.randn(3, 1, 6))
 
 
+class InPlaceArithmetic(nn.Module):
+    """A convolution's result, changed in place by another tensor, and an activation of it."""
+
+    def __init__(self, operator: str, conv: nn.Module) -> None:
+        super().__init__()
+        self.operator = operator
+        self.conv = conv
+
+    def forward(self, x: Tensor, other: Tensor) -> Tensor:
+        y: Tensor = self.conv(x)
+        if self.operator == "add":
+            y.add_(other)
+        elif self.operator == "sub":
+            y.sub_(other)
+        elif self.operator == "mul":
+            y.mul_(other)
+        else:
+            y.div_(other)
+        return torch.relu_(y)
+
+
+@pytest.mark.parametrize("operator", ["add", "sub", "mul", "div"])
+@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize(
+    ("sizes", "dtype"),
+    [
+        ((1, 4, 3, 3), torch.float32), ((4, 1, 1), torch.float32), ((), torch.float32),
+        ((1, 4, 3, 3), torch.float64), ((4, 1, 1), torch.int64), ((2, 4, 3, 3), torch.float32),
+        ((1, 1, 4, 3, 3), torch.float32), ((1, 4, 3, 3), torch.complex64),
+    ],
+)  # fmt: skip
+def test_what_is_in_place_keeps_shape_and_dtype(
+    operator: str, norm: bool, sizes: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(2, 4, 1)
+    layers = nn.Sequential(conv, nn.BatchNorm2d(4)) if norm else conv
+    module = InPlaceArithmetic(operator, layers).eval().requires_grad_(False)
+    model = load(script(module))
+    x = torch.randn(1, 2, 3, 3)
+    other = (torch.rand(sizes, dtype=torch.float64) * 5 + 1).to(dtype)
+    try:
+        expected = module(x, other)
+    except RuntimeError:
+        with pytest.raises(ts_infer.ExecutionError, match=r"doesn't match|can't be cast"):
+            model(x, other)
+    else:
+        torch.testing.assert_close(model(x, other), expected, rtol=1e-5, atol=1e-5)
+
+
 class Loop(nn.Module):
     """An activation within a loop or a branch, of a value that is made before it."""
 

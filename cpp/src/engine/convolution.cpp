@@ -20,8 +20,10 @@
 namespace ts_infer {
 namespace {
 
+using torch::jit::Block;
 using torch::jit::Node;
 using torch::jit::Stack;
+using torch::jit::Value;
 
 const auto kKernel = c10::Symbol::attr("kernel");  // the weights
 const auto kShift = c10::Symbol::attr("shift");    // the bias; absent where there is none
@@ -38,6 +40,7 @@ const auto kNormWeight = c10::Symbol::attr("norm_weight");  // or absent
 const auto kNormBias = c10::Symbol::attr("norm_bias");      // or absent
 const auto kEpsilon = c10::Symbol::attr("epsilon");
 const auto kBehind = c10::Symbol::attr("behind");  // the activation
+const auto kAddsInPlace = c10::Symbol::attr("adds_in_place");
 const auto kTakesBfloat16 = c10::Symbol::attr("takes_bfloat16");
 const auto kGivesBfloat16 = c10::Symbol::attr("gives_bfloat16");
 
@@ -82,12 +85,13 @@ class Convolution {
   explicit Convolution(const Node* node)
       : activation_(static_cast<Activation>(node->i(kBehind))),
         adds_(node->inputs().size() == 2),
+        adds_in_place_(node->i(kAddsInPlace) != 0),
         packed_(parameters_in(node), {node->i(kTakesBfloat16) != 0, node->i(kGivesBfloat16) != 0}) {
   }
 
   void operator()(Stack& stack) const {
-    at::Tensor added;
-    if (adds_) added = torch::jit::pop(stack).toTensor();
+    Addend added;
+    if (adds_) added = {torch::jit::pop(stack).toTensor(), adds_in_place_};
     const at::Tensor input = torch::jit::pop(stack).toTensor();
     torch::jit::push(stack, packed_(input, added, activation_));
   }
@@ -95,6 +99,7 @@ class Convolution {
  private:
   Activation activation_;
   bool adds_;
+  bool adds_in_place_;
   PackedConvolution packed_;
 };
 
@@ -104,13 +109,50 @@ const torch::jit::RegisterOperators kConvolutionOperator({torch::jit::Operator(
     c10::AliasAnalysisKind::PURE_FUNCTION)});
 const auto kConvolution = c10::Symbol::fromQualString("ts_infer::convolution");
 
+/// Arithmetic that was in place, where nothing else sees the memory: it cannot change what the
+/// first side is.
+at::Tensor like_first(const at::Tensor& first, const at::Tensor& result) {
+  TORCH_CHECK(result.sizes() == first.sizes(), "output with shape ", first.sizes(),
+              " doesn't match the broadcast shape ", result.sizes());
+  TORCH_CHECK(c10::canCast(result.scalar_type(), first.scalar_type()), "result type ",
+              result.scalar_type(), " can't be cast to the desired output type ",
+              first.scalar_type());
+  return result.to(first.scalar_type());
+}
+
+template <at::Tensor (*kOperator)(const at::Tensor&, const at::Tensor&, const at::Scalar&)>
+void scaled_sum(Stack& stack) {
+  const at::Scalar alpha = torch::jit::pop(stack).toScalar();
+  const at::Tensor other = torch::jit::pop(stack).toTensor();
+  const at::Tensor self = torch::jit::pop(stack).toTensor();
+  torch::jit::push(stack, like_first(self, kOperator(self, other, alpha)));
+}
+
+template <at::Tensor (*kOperator)(const at::Tensor&, const at::Tensor&)>
+void product(Stack& stack) {
+  const at::Tensor other = torch::jit::pop(stack).toTensor();
+  const at::Tensor self = torch::jit::pop(stack).toTensor();
+  torch::jit::push(stack, like_first(self, kOperator(self, other)));
+}
+
+const torch::jit::RegisterOperators kArithmetic(
+    {torch::jit::Operator("ts_infer::add(Tensor self, Tensor other, Scalar alpha) -> Tensor",
+                          scaled_sum<at::add>, c10::AliasAnalysisKind::PURE_FUNCTION),
+     torch::jit::Operator("ts_infer::sub(Tensor self, Tensor other, Scalar alpha) -> Tensor",
+                          scaled_sum<at::sub>, c10::AliasAnalysisKind::PURE_FUNCTION),
+     torch::jit::Operator("ts_infer::mul(Tensor self, Tensor other) -> Tensor", product<at::mul>,
+                          c10::AliasAnalysisKind::PURE_FUNCTION),
+     torch::jit::Operator("ts_infer::div(Tensor self, Tensor other) -> Tensor", product<at::div>,
+                          c10::AliasAnalysisKind::PURE_FUNCTION)});
+const auto kAdd = c10::Symbol::fromQualString("ts_infer::add");
+
 bool is_convolution(const Node* node) {
   const std::string kind = node->kind().toQualString();
   return kind.find("aten::") == 0 && kind.find("conv") != std::string::npos;
 }
 
 /// One for each dimension, or one for all.
-std::optional<std::vector<std::int64_t>> numbers(torch::jit::Value* value, std::int64_t dims) {
+std::optional<std::vector<std::int64_t>> numbers(Value* value, std::int64_t dims) {
   const auto constant = torch::jit::toIValue(value);
   if (!constant || !constant->isIntList()) return std::nullopt;
   std::vector<std::int64_t> list = constant->toIntVector();
@@ -172,7 +214,7 @@ bool is_of_channels(const c10::IValue& value, std::int64_t channels) {
 
 /// The batch norm with fixed statistics that is the only use of a convolution's output, in the same
 /// block; nullptr for none.
-std::pair<Node*, BatchNorm> only_norm(torch::jit::Value* value, std::int64_t channels) {
+std::pair<Node*, BatchNorm> only_norm(Value* value, std::int64_t channels) {
   if (value->uses().size() != 1) return {nullptr, {}};
   Node* const user = value->uses()[0].user;
   if (user->kind() != c10::aten::batch_norm || user->input(0) != value ||
@@ -198,24 +240,35 @@ std::pair<Node*, BatchNorm> only_norm(torch::jit::Value* value, std::int64_t cha
                           mean.toTensor(), variance.toTensor(), epsilon.toDouble()}};
 }
 
-/// The sum of a value, used nowhere else, with another tensor: the node and the other tensor.
-std::pair<Node*, torch::jit::Value*> only_sum(torch::jit::Value* value) {
-  if (value->uses().size() != 1) return {nullptr, nullptr};
+struct Sum {
+  Node* node = nullptr;
+  Value* other = nullptr;
+  bool in_place = false;
+};
+
+/// The sum of a value, used nowhere else, with another tensor; without a node for none.
+Sum only_sum(Value* value) {
+  if (value->uses().size() != 1) return {};
   Node* user = value->uses()[0].user;
-  if (!user->matches("aten::add.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor") ||
-      user->owningBlock() != value->node()->owningBlock() || user->input(0) == user->input(1)) {
-    return {nullptr, nullptr};
+  const bool in_place = user->kind() == kAdd;
+  if (!in_place &&
+      !user->matches("aten::add.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor")) {
+    return {};
   }
-  const auto alpha = torch::jit::toIValue(user->namedInput("alpha"));
-  if (!alpha || !alpha->isInt() || alpha->toInt() != 1) return {nullptr, nullptr};
-  return {user, user->input(0) == value ? user->input(1) : user->input(0)};
+  if (user->owningBlock() != value->node()->owningBlock() || user->input(0) == user->input(1) ||
+      (in_place && user->input(0) != value)) {
+    return {};
+  }
+  const auto alpha = torch::jit::toIValue(user->input(2));
+  if (!alpha || !alpha->isInt() || alpha->toInt() != 1) return {};
+  return {user, user->input(0) == value ? user->input(1) : user->input(0), in_place};
 }
 
 bool pack_convolution(Node* node, torch::jit::AliasDb& aliases, bool bfloat16) {
   auto parameters = parameters_of(node);
   if (!parameters) return false;
-  torch::jit::Value* input = node->namedInput("input");
-  std::vector<torch::jit::Value*> inputs = {input};
+  Value* input = node->namedInput("input");
+  std::vector<Value*> inputs = {input};
   const std::int64_t outputs = parameters->weight.size(parameters->transposed ? 1 : 0);
   Node* place = node;
   Node* last = node;
@@ -224,22 +277,25 @@ bool pack_convolution(Node* node, torch::jit::AliasDb& aliases, bool bfloat16) {
     parameters->norm = std::move(numbers);
   }
   // The convolution moves to the sum, past whatever may write to its input.
-  if (const auto [sum, other] = only_sum(last->output()); sum && !aliases.hasWriters(input)) {
-    inputs.push_back(other);
-    place = last = sum;
+  const Sum sum = only_sum(last->output());
+  const bool adds = sum.node && !aliases.hasWriters(input);
+  if (adds) {
+    inputs.push_back(sum.other);
+    place = last = sum.node;
   }
   const auto [user, activation] = only_activation(last->output());
   if (user) last = user;
   Node* packed = replace(place, last, "ts_infer::convolution", inputs, &aliases);
   put_into(packed, *parameters);
   packed->i_(kBehind, static_cast<std::int64_t>(activation));
+  packed->i_(kAddsInPlace, adds && sum.in_place);
   packed->i_(kTakesBfloat16, bfloat16);
   packed->i_(kGivesBfloat16, 0);
   return true;
 }
 
 /// Operators whose output has the channels together where the inputs have.
-bool keeps_channels_last(const Node* node) {
+bool keeps_channels_last(const std::string& kind) {
   static const std::unordered_set<std::string> kKinds = {"aten::relu",
                                                          "aten::relu6",
                                                          "aten::hardtanh",
@@ -254,6 +310,10 @@ bool keeps_channels_last(const Node* node) {
                                                          "aten::sub",
                                                          "aten::mul",
                                                          "aten::div",
+                                                         "ts_infer::add",
+                                                         "ts_infer::sub",
+                                                         "ts_infer::mul",
+                                                         "ts_infer::div",
                                                          "aten::max_pool2d",
                                                          "aten::avg_pool2d",
                                                          "aten::batch_norm",
@@ -262,10 +322,65 @@ bool keeps_channels_last(const Node* node) {
                                                          "aten::adaptive_avg_pool2d",
                                                          "aten::upsample_nearest2d",
                                                          "aten::upsample_bilinear2d"};
-  return kKinds.count(node->kind().toQualString()) > 0;
+  return kKinds.count(kind) > 0;
 }
 
-bool holds_tensors(const torch::jit::Value* value) {
+bool keeps_channels_last(const Node* node) {
+  return keeps_channels_last(std::string(node->kind().toQualString()));
+}
+
+/// An operator's name without the underscore of those that work in place.
+std::string plain_kind(const Node* node) {
+  std::string kind = node->kind().toQualString();
+  if (kind.back() == '_') kind.pop_back();
+  return kind;
+}
+
+/// The values that have the channels together if convolutions give them so.
+void find_behind(Block* block, std::unordered_set<const Value*>& behind) {
+  for (Node* node : block->nodes()) {
+    for (Block* inner : node->blocks()) find_behind(inner, behind);
+    const bool keeps =
+        keeps_channels_last(plain_kind(node)) || node->kind() == torch::jit::prim::ListConstruct;
+    if (is_convolution(node) ||
+        (keeps && std::any_of(node->inputs().begin(), node->inputs().end(),
+                              [&](const Value* input) { return behind.count(input) > 0; }))) {
+      behind.insert(node->outputs().begin(), node->outputs().end());
+    }
+  }
+}
+
+bool is_arithmetic(const Node* node) {
+  const c10::Symbol kind = node->kind();
+  const c10::FunctionSchema* schema = node->maybeSchema();
+  return (kind == c10::aten::add || kind == c10::aten::sub || kind == c10::aten::mul ||
+          kind == c10::aten::div) &&
+         schema && schema->overload_name() == "Tensor";
+}
+
+/// Has what works in place behind a convolution, and nothing else sees, give its result, so that it
+/// may be one with the convolution, or leave the channels together.
+void remove_mutation(const std::shared_ptr<torch::jit::Graph>& graph) {
+  std::unordered_set<const Value*> behind;
+  find_behind(graph->block(), behind);
+  std::unordered_set<const Node*> before;
+  any_node(graph->block(), [&](const Node* node) {
+    if (is_arithmetic(node)) before.insert(node);
+    return false;
+  });
+  torch::jit::RemoveTensorMutation(graph, [&](Node* node) {
+    return !node->inputs().empty() && behind.count(node->input(0)) > 0 &&
+           plain_kind(node) != node->kind().toQualString() && keeps_channels_last(plain_kind(node));
+  });
+  change_nodes(graph->block(), [&](Node* node) {
+    if (!is_arithmetic(node) || before.count(node) > 0) return false;
+    const std::string kind = std::string("ts_infer::") + node->kind().toUnqualString();
+    replace(node, node, kind.c_str(), node->inputs().vec());
+    return true;
+  });
+}
+
+bool holds_tensors(const Value* value) {
   return value->type()->isSubtypeOf(*c10::TensorType::get()) ||
          value->type()->isSubtypeOf(*c10::ListType::ofTensors());
 }
@@ -282,14 +397,14 @@ bool lists_for_cat(const Node* node, const torch::jit::AliasDb& aliases) {
 
 /// What has the channels together and goes to anything else is made contiguous, as torch's own
 /// convolutions give it.
-void lay_out(torch::jit::Block* block, const torch::jit::AliasDb& aliases) {
-  std::unordered_set<torch::jit::Value*> together;
+void lay_out(Block* block, const torch::jit::AliasDb& aliases) {
+  std::unordered_set<Value*> together;
   for (Node* node : block->nodes()) {
-    for (torch::jit::Block* inner : node->blocks()) lay_out(inner, aliases);
-    const auto is_together = [&](torch::jit::Value* input) { return together.count(input) > 0; };
-    const bool all = std::all_of(
-        node->inputs().begin(), node->inputs().end(),
-        [&](torch::jit::Value* input) { return !holds_tensors(input) || is_together(input); });
+    for (Block* inner : node->blocks()) lay_out(inner, aliases);
+    const auto is_together = [&](Value* input) { return together.count(input) > 0; };
+    const bool all = std::all_of(node->inputs().begin(), node->inputs().end(), [&](Value* input) {
+      return !holds_tensors(input) || is_together(input);
+    });
     // Sums of plain numbers have no tensor among their inputs.
     const bool any = std::any_of(node->inputs().begin(), node->inputs().end(), is_together);
     if (node->kind() == kConvolution ||
@@ -302,7 +417,7 @@ void lay_out(torch::jit::Block* block, const torch::jit::AliasDb& aliases) {
     return user->kind() == kConvolution ||
            (user->outputs().size() == 1 && together.count(user->output()));
   };
-  for (torch::jit::Value* value : together) {
+  for (Value* value : together) {
     const bool written = aliases.hasWriters(value);
     std::vector<torch::jit::Use> others;
     for (const torch::jit::Use& use : value->uses()) {
@@ -311,7 +426,7 @@ void lay_out(torch::jit::Block* block, const torch::jit::AliasDb& aliases) {
     if (others.empty()) continue;
     torch::jit::Graph& graph = *value->owningGraph();
     const torch::jit::WithInsertPoint behind(value->node()->next());
-    torch::jit::Value* contiguous = graph.insert(c10::aten::contiguous, {value});
+    Value* contiguous = graph.insert(c10::aten::contiguous, {value});
     for (const torch::jit::Use& use : others) use.user->replaceInput(use.offset, contiguous);
   }
 }
@@ -325,10 +440,10 @@ bool chooses(const Node* node) {
 
 /// What only convolutions read that multiply bfloat16, or add it, is given in that: it takes half
 /// the memory, and is rounded once.
-void give_bfloat16(torch::jit::Block* block, const torch::jit::AliasDb& aliases) {
-  std::unordered_set<torch::jit::Value*> narrow;
+void give_bfloat16(Block* block, const torch::jit::AliasDb& aliases) {
+  std::unordered_set<Value*> narrow;
   for (Node* node : block->nodes()) {
-    for (torch::jit::Block* inner : node->blocks()) give_bfloat16(inner, aliases);
+    for (Block* inner : node->blocks()) give_bfloat16(inner, aliases);
     if (node->kind() == kConvolution || lists_for_cat(node, aliases) ||
         (chooses(node) && !aliases.hasWriters(node))) {
       narrow.insert(node->output());
@@ -349,7 +464,7 @@ void give_bfloat16(torch::jit::Block* block, const torch::jit::AliasDb& aliases)
       value = all ? std::next(value) : narrow.erase(value);
     }
   }
-  for (torch::jit::Value* value : narrow) {
+  for (Value* value : narrow) {
     if (value->node()->kind() == kConvolution) value->node()->i_(kGivesBfloat16, 1);
   }
 }
@@ -362,7 +477,7 @@ int pack_convolutions(std::shared_ptr<torch::jit::Graph>& graph, bool bfloat16) 
     return std::string(node->kind().toQualString()).find("mkldnn") != std::string::npos;
   });
   if (!any_node(graph->block(), is_convolution) || has_onednn) return 0;
-  torch::jit::RemoveTensorMutation(graph);
+  remove_mutation(graph);
   torch::jit::AliasDb aliases(graph);
   const int count = change_nodes(
       graph->block(), [&](Node* node) { return pack_convolution(node, aliases, bfloat16); });

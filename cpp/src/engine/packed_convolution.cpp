@@ -267,12 +267,17 @@ bool PackedConvolution::fits(const at::Tensor& input) const {
   return output_size(0, plane() ? input.size(2) : 1) > 0 && output_size(1, input.size(-1)) > 0;
 }
 
-at::Tensor PackedConvolution::operator()(const at::Tensor& input, const at::Tensor& added,
+at::Tensor Addend::added_to(const at::Tensor& result) const {
+  if (!tensor.defined()) return result;
+  return in_place ? at::Tensor(result).add_(tensor) : at::add(result, tensor);
+}
+
+at::Tensor PackedConvolution::operator()(const at::Tensor& input, const Addend& added,
                                          Activation activation) const {
   return fits(input) ? run_own(input, added, activation) : run_torchs(input, added, activation);
 }
 
-at::Tensor PackedConvolution::run_own(const at::Tensor& given, const at::Tensor& added,
+at::Tensor PackedConvolution::run_own(const at::Tensor& given, const Addend& added,
                                       Activation activation) const {
   const auto last = at::MemoryFormat::ChannelsLast;
   const at::Tensor planes = plane() ? given : given.unsqueeze(2);
@@ -283,11 +288,12 @@ at::Tensor PackedConvolution::run_own(const at::Tensor& given, const at::Tensor&
   const c10::DimVector sizes = {input.size(0), outputs, height, width};
   const bool in_phases = parameters_.transposed && (stride_[0] > 1 || stride_[1] > 1);
   at::Tensor addend;
-  if (added.defined() && added.dim() == given.dim() && !in_phases && takes_type(added)) {
-    const at::Tensor all = plane() ? added : added.unsqueeze(2);
+  if (added.tensor.defined() && added.tensor.dim() == given.dim() && !in_phases &&
+      takes_type(added.tensor)) {
+    const at::Tensor all = plane() ? added.tensor : added.tensor.unsqueeze(2);
     if (all.sizes() == sizes) addend = all.contiguous(last);
   }
-  const bool later = added.defined() && !addend.defined();
+  const bool later = added.tensor.defined() && !addend.defined();
   const at::ScalarType type = precision_.bfloat16_output && !later ? at::kBFloat16 : at::kFloat;
   // The same memory, where both layouts are one: torch then takes it for its own.
   const bool is_both = outputs == 1 || height * width == 1;
@@ -312,7 +318,7 @@ at::Tensor PackedConvolution::run_own(const at::Tensor& given, const at::Tensor&
     run_images(kernel, input, part.channel, addend, target, part.output);
     if (in_phases) pixels.copy_(target);
   }
-  return later ? activate(at::add(result, added), activation) : result;
+  return later ? activate(added.added_to(result), activation) : result;
 }
 
 /// Channels last, with zeros on both sides of each line, and for channels that are there to make
@@ -348,7 +354,7 @@ at::Tensor PackedConvolution::in_lines(const at::Tensor& planes) const {
   return image;
 }
 
-at::Tensor PackedConvolution::run_torchs(const at::Tensor& given, const at::Tensor& added,
+at::Tensor PackedConvolution::run_torchs(const at::Tensor& given, const Addend& added,
                                          Activation activation) const {
   const ConvolutionParameters& p = parameters_;
   const at::Tensor input = takes_type(given) ? given.to(at::kFloat) : given;
@@ -371,8 +377,7 @@ at::Tensor PackedConvolution::run_torchs(const at::Tensor& given, const at::Tens
                             /*training=*/false, /*momentum=*/0.0, p.norm->epsilon,
                             /*cudnn_enabled=*/false);
   }
-  if (added.defined()) output = at::add(output, added);
-  return activate(output, activation);
+  return activate(added.added_to(output), activation);
 }
 
 }  // namespace ts_infer

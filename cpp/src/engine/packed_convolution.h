@@ -36,6 +36,14 @@ struct ConvolutionPrecision {
   bool bfloat16_output = false;  // give them, where nothing is added after the kernel
 };
 
+/// What is added to a convolution.
+struct Addend {
+  at::Tensor tensor;      // as the result or of a shape that broadcasts with it; undefined: nothing
+  bool in_place = false;  // the sum keeps the result's shape and dtype, or is refused
+
+  at::Tensor added_to(const at::Tensor& result) const;
+};
+
 /// A convolution whose weights are packed once, for images of any size: nothing is set up for a
 /// size that is new. Runs on torch's intra-op threads. Calls may come from any thread.
 class PackedConvolution {
@@ -51,9 +59,7 @@ class PackedConvolution {
 
   /// activation(norm(convolution of input) + added). What no kernel is for is computed by torch.
   /// @param input [image, channel, y, x], or without image, or without y
-  /// @param added as the result or of a shape that broadcasts with it; undefined: nothing
-  at::Tensor operator()(const at::Tensor& input, const at::Tensor& added,
-                        Activation activation) const;
+  at::Tensor operator()(const at::Tensor& input, const Addend& added, Activation activation) const;
 
  private:
   /// A group, or the pixels of a transposed convolution's output that see the same weights: those
@@ -72,9 +78,8 @@ class PackedConvolution {
   std::int64_t output_size(std::size_t axis, std::int64_t size) const;
   bool takes_type(const at::Tensor& tensor) const;
   bool fits(const at::Tensor& input) const;
-  at::Tensor run_own(const at::Tensor& given, const at::Tensor& added, Activation activation) const;
-  at::Tensor run_torchs(const at::Tensor& given, const at::Tensor& added,
-                        Activation activation) const;
+  at::Tensor run_own(const at::Tensor& given, const Addend& added, Activation activation) const;
+  at::Tensor run_torchs(const at::Tensor& given, const Addend& added, Activation activation) const;
   at::Tensor in_lines(const at::Tensor& planes) const;
 
   /// Of weights and biases that have the norm in them.
