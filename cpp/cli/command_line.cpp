@@ -72,7 +72,10 @@ class CommandLine {
     app_.set_version_flag("--version", "ts_infer " + version());
     app_.require_subcommand(1);
     app_.footer(
-        "The Python package adds: " + join({kPythonVerbs.begin(), kPythonVerbs.end()}, ", ") + '.');
+        "The Python package adds: " + join({kPythonVerbs.begin(), kPythonVerbs.end()}, ", ") +
+        ".\n\nExit status: 0 done, 2 bad flags, 3 a model that cannot be read or is refused, 4 a "
+        "wrong input,\n5 the model failed while it ran, 6 the audit found something, 7 outputs "
+        "differ from the golden\nsample's, 1 anything else, 130 or 143 by a signal.");
     add_run();
     add_bench();
     add_coldstart();
