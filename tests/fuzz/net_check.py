@@ -1,8 +1,9 @@
 """Runs a net in the runtime and in eager, and judges what comes of it.
 
 The reference is the module in eager. Where a trace has frozen what eager computes anew (a size, a
-branch), it is the same file in ``torch.jit.load``, unoptimised. Where both raise, what optimised
-``torch.jit.load`` and ``torch.jit.freeze`` answer is right too: they leave out what nothing reads.
+branch), it is the same file in ``torch.jit.load``, unoptimised. Where eager raises, what optimised
+``torch.jit.load`` and ``torch.jit.freeze`` answer is right too, and what the module answers without
+the statements that raise: what nothing reads may be left out.
 
 An output may be off from the module in float64 by eight times what eager is off in float32, or what
 the module in float64 moves by where every value in it is shaken by an ulp of its tensor's scale
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import io
 import math
 import warnings
@@ -137,6 +139,15 @@ class References:
             except Exception as error:
                 return error
         return outcome
+
+    def without_what_raises(self, k: int) -> Outputs | Exception:
+        """The module without the statements that raise, and those that want what they make."""
+        module, arguments = self.net.make(), self.net.arguments(k)
+        namespace = NAMESPACE | dict(zip(self.net.inputs, arguments, strict=True))
+        namespace["self"] = module
+        for line in self.net.lines:
+            call(functools.partial(exec, "\n".join(line.source("")), namespace), [])
+        return call(lambda: [namespace[name] for name in self.net.outputs], [])
 
     def jit_exact(self, upto: int) -> Outputs | Exception:
         """The file in float64."""
@@ -429,7 +440,11 @@ def _compare(
     jit = judge.references.jit(k)
     if isinstance(want, Exception):
         other: str | None = _first_line(want)
-        for answer in (jit, judge.references.optimised_jit(k)):
+        for answer in (
+            jit,
+            judge.references.optimised_jit(k),
+            judge.references.without_what_raises(k),
+        ):
             if not isinstance(answer, Exception):
                 other = judge.difference(got, answer, k, of_file=True)
                 if other is None:

@@ -647,3 +647,18 @@ def test_a_convolution_of_a_batch_refuses_an_image() -> None:
     model(torch.randn(1, 4, 4))
     with pytest.raises(ts_infer.ExecutionError, match="Expected 4-dimensional input"):
         model(torch.randn(4, 4))
+
+
+class AsksForDtype(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, bool, bool]:
+        whole = torch.full([2], x.size(0))
+        scaled = whole * 0.5
+        return torch.zeros(2, dtype=scaled.dtype), whole.is_floating_point(), scaled.is_complex()
+
+
+@pytest.mark.parametrize("executor", ["prepared", "legacy", "simple", "profiling"])
+def test_a_dtype_that_is_asked_for_is_the_tensors(executor: str) -> None:
+    model = load(script(AsksForDtype()), executor=executor)
+    for _ in range(3):
+        zeros, is_floating_point, is_complex = model(torch.ones(3))
+        assert (zeros.dtype, is_floating_point, is_complex) == (torch.float32, False, False)

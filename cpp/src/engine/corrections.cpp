@@ -90,6 +90,25 @@ const torch::jit::RegisterOperators kOperators(
          "ts_infer::rank(Tensor self) -> int",
          [](Stack& stack) { torch::jit::push(stack, torch::jit::pop(stack).toTensor().dim()); },
          c10::AliasAnalysisKind::PURE_FUNCTION),
+     Operator(
+         "ts_infer::dtype(Tensor self) -> int",
+         [](Stack& stack) {
+           const at::ScalarType type = torch::jit::pop(stack).toTensor().scalar_type();
+           torch::jit::push(stack, static_cast<std::int64_t>(type));
+         },
+         c10::AliasAnalysisKind::PURE_FUNCTION),
+     Operator(
+         "ts_infer::is_floating_point(Tensor self) -> bool",
+         [](Stack& stack) {
+           torch::jit::push(stack, torch::jit::pop(stack).toTensor().is_floating_point());
+         },
+         c10::AliasAnalysisKind::PURE_FUNCTION),
+     Operator(
+         "ts_infer::is_complex(Tensor self) -> bool",
+         [](Stack& stack) {
+           torch::jit::push(stack, torch::jit::pop(stack).toTensor().is_complex());
+         },
+         c10::AliasAnalysisKind::PURE_FUNCTION),
      Operator("ts_infer::require_width(Tensor(a) input, Tensor[] params, int rank) -> Tensor(a)",
               require_width, c10::AliasAnalysisKind::FROM_SCHEMA),
      Operator(
@@ -219,11 +238,28 @@ void require_widths(Block* block) {
   }
 }
 
-void hide_ranks(Block* block) {
+/// What torch's passes answer from the types of values that they have found out.
+const char* hidden_kind(const Node* node) {
+  if (node->inputs().size() != 1) return nullptr;
+  switch (node->kind()) {
+    case c10::aten::dim:
+      return "ts_infer::rank";
+    case c10::prim::dtype:
+      return "ts_infer::dtype";
+    case c10::aten::is_floating_point:
+      return "ts_infer::is_floating_point";
+    case c10::aten::is_complex:
+      return "ts_infer::is_complex";
+    default:
+      return nullptr;
+  }
+}
+
+void hide_types(Block* block) {
   change_nodes(block, [](Node* node) {
-    if (node->kind() != c10::aten::dim) return false;
-    replace(node, node, "ts_infer::rank", {node->input(0)});
-    return true;
+    const char* const kind = hidden_kind(node);
+    if (kind) replace(node, node, kind, {node->input(0)});
+    return kind != nullptr;
   });
 }
 
@@ -236,7 +272,7 @@ void correct(const std::vector<Block*>& functions, bool optimized) {
     if (written) declare_views(block);
     unwrap_numbers(block);
     require_widths(block);
-    if (optimized) hide_ranks(block);
+    if (optimized) hide_types(block);
   }
 }
 

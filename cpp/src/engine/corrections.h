@@ -21,8 +21,10 @@ namespace ts_infer {
 /// - LSTMs, GRUs and RNNs refuse inputs of another rank or width than their weights': torch's
 ///   operators, in inference mode, read beyond the weights then. nn.LSTM's own check is Python's,
 ///   which a trace does not have.
-/// - With `optimized`, aten::dim becomes an operator of our own. torch's freeze and peephole pass
-///   take the rank of a convolution's result for that of a batch, where it may have none.
+/// - With `optimized`, questions for a tensor's rank and dtype become operators of our own. torch's
+///   freeze and peephole passes take the rank of a convolution's result for that of a batch, where
+///   it may have none; its legacy executor takes what torch.full makes of a whole number for
+///   float64.
 void correct(const std::vector<torch::jit::Block*>& functions, bool optimized);
 
 /// Of a frozen function that an executor of torch's will run: the tensors without dimensions that
