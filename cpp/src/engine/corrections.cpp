@@ -1,6 +1,7 @@
 #include "engine/corrections.h"
 
 #include <ATen/core/Tensor.h>
+#include <c10/util/StringUtil.h>
 #include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/runtime/custom_operator.h>
 #include <torch/csrc/jit/runtime/operator.h>
@@ -51,6 +52,15 @@ constexpr const char* kViewsOfLists[] = {
     "meshgrid(Tensor[] tensors) -> Tensor[]",
     "meshgrid.indexing(Tensor[] tensors, *, str indexing) -> Tensor[]"};
 
+/// What torch's passes answer from, or leave out for, types of tensors that they have found out.
+constexpr const char* kQuestions[] = {
+    "dim(Tensor self) -> int",
+    "expand(Tensor(a) self, int[] size, *, bool implicit=False) -> Tensor(a)",
+    "is_complex(Tensor self) -> bool",
+    "is_floating_point(Tensor self) -> bool",
+    "size(Tensor self) -> int[]",
+    "size.int(Tensor self, int dim) -> int"};
+
 /// What torch's operator of the same name does.
 torch::jit::Operation as_torchs(const Node* node) {
   const c10::FunctionSchema& schema = node->schema();
@@ -64,49 +74,72 @@ Operator twin(const char* schema, c10::AliasAnalysisKind kind) {
 
 std::vector<std::optional<Operator>> twins() {
   std::vector<std::optional<Operator>> operators;
-  for (const char* text : kViews) {
-    operators.push_back(twin(text, c10::AliasAnalysisKind::FROM_SCHEMA));
+  for (const char* schema : kViews) {
+    operators.push_back(twin(schema, c10::AliasAnalysisKind::FROM_SCHEMA));
   }
-  for (const char* text : kViewsOfLists) {
-    operators.push_back(twin(text, c10::AliasAnalysisKind::CONSERVATIVE));
+  for (const char* schema : kViewsOfLists) {
+    operators.push_back(twin(schema, c10::AliasAnalysisKind::CONSERVATIVE));
+  }
+  for (const char* schema : kQuestions) {
+    operators.push_back(twin(schema, c10::AliasAnalysisKind::FROM_SCHEMA));
   }
   return operators;
 }
 
 const torch::jit::RegisterOperators kTwins(twins());
 
+using Names = std::unordered_set<std::string>;
+
+/// "aten::size.int", say; with a point where there is no overload.
+template <typename Schemas>
+void add_names(Names& names, const Schemas& schemas) {
+  for (const std::string schema : schemas) {
+    std::string name = schema.substr(0, schema.find('('));
+    if (name.find('.') == name.npos) name += '.';
+    names.insert("aten::" + name);
+  }
+}
+
+bool is_one_of(const Node* node, const Names& names) {
+  const c10::FunctionSchema* schema = node->kind().is_aten() ? node->maybeSchema() : nullptr;
+  return schema && names.count(schema->name() + '.' + schema->overload_name()) > 0;
+}
+
+bool shares_unsaid(const Node* node) {
+  static const Names kNames = [] {
+    Names names;
+    add_names(names, kViews);
+    add_names(names, kViewsOfLists);
+    return names;
+  }();
+  return is_one_of(node, kNames);
+}
+
+bool asks_for_types(const Node* node) {
+  static const Names kNames = [] {
+    Names names = {"aten::type_as."};
+    add_names(names, kQuestions);
+    return names;
+  }();
+  return node->kind() == c10::prim::dtype || is_one_of(node, kNames);
+}
+
 void require_width(Stack& stack) {
   const std::int64_t rank = torch::jit::pop(stack).toInt();
   const std::vector<at::Tensor> weights = torch::jit::pop(stack).toTensorVector();
   const at::Tensor& input = torch::jit::peek(stack, 0, 1).toTensor();
   const std::int64_t width = weights.at(0).size(-1);
-  TORCH_CHECK(input.dim() == rank && input.size(-1) == width,
-              "recurrent layer: expected an input of ", rank, " dimensions with ", width,
-              " features, got one of shape ", input.sizes());
+  TORCH_CHECK(input.dim() > 0 && input.size(-1) == width && (rank == 0 || input.dim() == rank),
+              "recurrent layer: expected an input of ", rank == 0 ? "" : c10::str(rank, "-d, "),
+              width, " features, got one of shape ", input.sizes());
 }
 
 const torch::jit::RegisterOperators kOperators(
     {Operator(
-         "ts_infer::rank(Tensor self) -> int",
-         [](Stack& stack) { torch::jit::push(stack, torch::jit::pop(stack).toTensor().dim()); },
-         c10::AliasAnalysisKind::PURE_FUNCTION),
-     Operator(
          "ts_infer::dtype(Tensor self) -> int",
          [](Stack& stack) {
            const at::ScalarType type = torch::jit::pop(stack).toTensor().scalar_type();
            torch::jit::push(stack, static_cast<std::int64_t>(type));
-         },
-         c10::AliasAnalysisKind::PURE_FUNCTION),
-     Operator(
-         "ts_infer::is_floating_point(Tensor self) -> bool",
-         [](Stack& stack) {
-           torch::jit::push(stack, torch::jit::pop(stack).toTensor().is_floating_point());
-         },
-         c10::AliasAnalysisKind::PURE_FUNCTION),
-     Operator(
-         "ts_infer::is_complex(Tensor self) -> bool",
-         [](Stack& stack) {
-           torch::jit::push(stack, torch::jit::pop(stack).toTensor().is_complex());
          },
          c10::AliasAnalysisKind::PURE_FUNCTION),
      Operator("ts_infer::require_width(Tensor(a) input, Tensor[] params, int rank) -> Tensor(a)",
@@ -137,19 +170,6 @@ bool writes(const Node* node) {
 
 std::string twin_of(const Node* node) {
   return std::string("ts_infer::") + node->kind().toUnqualString();
-}
-
-bool shares_unsaid(const Node* node) {
-  static const std::unordered_set<std::string> kNames = [] {
-    std::unordered_set<std::string> names;
-    for (const auto& each : twins()) {
-      const c10::OperatorName& name = each->schema().operator_name();
-      names.insert("aten" + name.name.substr(name.name.find(':')) + '.' + name.overload_name);
-    }
-    return names;
-  }();
-  const c10::FunctionSchema* schema = node->kind().is_aten() ? node->maybeSchema() : nullptr;
-  return schema && kNames.count(schema->name() + '.' + schema->overload_name()) > 0;
 }
 
 /// One tensor of an einsum is permuted; several are multiplied.
@@ -229,7 +249,10 @@ void require_widths(Block* block) {
   for (Node* node : nodes_where(block, is_recurrent)) {
     const torch::jit::WithInsertPoint before(node);
     Value* const input = node->input(0);
-    const int rank = node->schema().argumentIndexWithName("batch_sizes") ? 2 : 3;
+    // An RNN of torch's takes more dimensions for more batches; an LSTM divides the wrong one.
+    const bool has_gates = node->kind() == c10::aten::lstm || node->kind() == c10::aten::gru;
+    const bool is_packed = node->schema().argumentIndexWithName("batch_sizes").has_value();
+    const int rank = !has_gates ? 0 : is_packed ? 2 : 3;
     Value* const checked = node->owningGraph()->insert(
         c10::Symbol::fromQualString("ts_infer::require_width"),
         {input, node->namedInput("params"), rank}, {}, node->sourceRange());
@@ -238,29 +261,11 @@ void require_widths(Block* block) {
   }
 }
 
-/// What torch's passes answer from the types of values that they have found out.
-const char* hidden_kind(const Node* node) {
-  if (node->inputs().size() != 1) return nullptr;
-  switch (node->kind()) {
-    case c10::aten::dim:
-      return "ts_infer::rank";
-    case c10::prim::dtype:
-      return "ts_infer::dtype";
-    case c10::aten::is_floating_point:
-      return "ts_infer::is_floating_point";
-    case c10::aten::is_complex:
-      return "ts_infer::is_complex";
-    default:
-      return nullptr;
-  }
-}
-
 void hide_types(Block* block) {
-  change_nodes(block, [](Node* node) {
-    const char* const kind = hidden_kind(node);
-    if (kind) replace(node, node, kind, {node->input(0)});
-    return kind != nullptr;
-  });
+  for (Node* node : nodes_where(block, asks_for_types)) {
+    replace(node, node, twin_of(node).c_str(), node->inputs().vec());
+    node->destroy();
+  }
 }
 
 }  // namespace

@@ -18,13 +18,13 @@ namespace ts_infer {
 ///   dtype where a number would not. In sums, differences, products and quotients it becomes a
 ///   number again. torch's executors do so too, but after freezing, when parameters and buffers
 ///   look the same.
-/// - LSTMs, GRUs and RNNs refuse inputs of another rank or width than their weights': torch's
-///   operators, in inference mode, read beyond the weights then. nn.LSTM's own check is Python's,
-///   which a trace does not have.
-/// - With `optimized`, questions for a tensor's rank and dtype become operators of our own. torch's
-///   freeze and peephole passes take the rank of a convolution's result for that of a batch, where
-///   it may have none; its legacy executor takes what torch.full makes of a whole number for
-///   float64.
+/// - LSTMs, GRUs and RNNs refuse inputs of another width than their weights', the first two of
+///   another rank too: torch's operators, in inference mode, read beyond the weights then, or divide
+///   the wrong dimension. nn.LSTM's own check is Python's, which a trace does not have.
+/// - With `optimized`, what asks for a tensor's sizes and dtype, or for others of these, is done by
+///   operators of our own. torch's freeze and peephole passes take the rank of a convolution's
+///   result for that of a batch, where it may have none; its legacy executor takes what torch.full
+///   makes of a whole number for float64, and is wrong about the sizes of some products.
 void correct(const std::vector<torch::jit::Block*>& functions, bool optimized);
 
 /// Of a frozen function that an executor of torch's will run: the tensors without dimensions that
