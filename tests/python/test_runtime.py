@@ -724,7 +724,7 @@ def test_the_gil_is_released_while_computing(save_model: SaveModel) -> None:
 
     # A thread that waits for the GIL gets it once while a call enters and leaves, not many times.
     interval = sys.getswitchinterval()
-    sys.setswitchinterval(10)
+    sys.setswitchinterval(1)
     ticker = threading.Thread(target=tick)
     try:
         ticker.start()

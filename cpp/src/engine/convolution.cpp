@@ -23,7 +23,6 @@ namespace {
 using torch::jit::Block;
 using torch::jit::Node;
 using torch::jit::Stack;
-using torch::jit::Value;
 
 const auto kKernel = c10::Symbol::attr("kernel");  // the weights
 const auto kShift = c10::Symbol::attr("shift");    // the bias; absent where there is none
@@ -152,7 +151,7 @@ bool is_convolution(const Node* node) {
 }
 
 /// One for each dimension, or one for all.
-std::optional<std::vector<std::int64_t>> numbers(Value* value, std::int64_t dims) {
+std::optional<std::vector<std::int64_t>> numbers(torch::jit::Value* value, std::int64_t dims) {
   const auto constant = torch::jit::toIValue(value);
   if (!constant || !constant->isIntList()) return std::nullopt;
   std::vector<std::int64_t> list = constant->toIntVector();
@@ -214,7 +213,7 @@ bool is_of_channels(const c10::IValue& value, std::int64_t channels) {
 
 /// The batch norm with fixed statistics that is the only use of a convolution's output, in the same
 /// block; nullptr for none.
-std::pair<Node*, BatchNorm> only_norm(Value* value, std::int64_t channels) {
+std::pair<Node*, BatchNorm> only_norm(torch::jit::Value* value, std::int64_t channels) {
   if (value->uses().size() != 1) return {nullptr, {}};
   Node* const user = value->uses()[0].user;
   if (user->kind() != c10::aten::batch_norm || user->input(0) != value ||
@@ -242,12 +241,12 @@ std::pair<Node*, BatchNorm> only_norm(Value* value, std::int64_t channels) {
 
 struct Sum {
   Node* node = nullptr;
-  Value* other = nullptr;
+  torch::jit::Value* other = nullptr;
   bool in_place = false;
 };
 
 /// The sum of a value, used nowhere else, with another tensor; without a node for none.
-Sum only_sum(Value* value) {
+Sum only_sum(torch::jit::Value* value) {
   if (value->uses().size() != 1) return {};
   Node* user = value->uses()[0].user;
   const bool in_place = user->kind() == kAdd;
@@ -267,8 +266,8 @@ Sum only_sum(Value* value) {
 bool pack_convolution(Node* node, torch::jit::AliasDb& aliases, bool bfloat16) {
   auto parameters = parameters_of(node);
   if (!parameters) return false;
-  Value* input = node->namedInput("input");
-  std::vector<Value*> inputs = {input};
+  torch::jit::Value* input = node->namedInput("input");
+  std::vector<torch::jit::Value*> inputs = {input};
   const std::int64_t outputs = parameters->weight.size(parameters->transposed ? 1 : 0);
   Node* place = node;
   Node* last = node;
@@ -337,14 +336,15 @@ std::string plain_kind(const Node* node) {
 }
 
 /// The values that have the channels together if convolutions give them so.
-void find_behind(Block* block, std::unordered_set<const Value*>& behind) {
+void find_behind(Block* block, std::unordered_set<const torch::jit::Value*>& behind) {
   for (Node* node : block->nodes()) {
     for (Block* inner : node->blocks()) find_behind(inner, behind);
     const bool keeps =
         keeps_channels_last(plain_kind(node)) || node->kind() == torch::jit::prim::ListConstruct;
-    if (is_convolution(node) ||
-        (keeps && std::any_of(node->inputs().begin(), node->inputs().end(),
-                              [&](const Value* input) { return behind.count(input) > 0; }))) {
+    if (is_convolution(node) || (keeps && std::any_of(node->inputs().begin(), node->inputs().end(),
+                                                      [&](const torch::jit::Value* input) {
+                                                        return behind.count(input) > 0;
+                                                      }))) {
       behind.insert(node->outputs().begin(), node->outputs().end());
     }
   }
@@ -361,7 +361,7 @@ bool is_arithmetic(const Node* node) {
 /// Has what works in place behind a convolution, and nothing else sees, give its result, so that it
 /// may be one with the convolution, or leave the channels together.
 void remove_mutation(const std::shared_ptr<torch::jit::Graph>& graph) {
-  std::unordered_set<const Value*> behind;
+  std::unordered_set<const torch::jit::Value*> behind;
   find_behind(graph->block(), behind);
   std::unordered_set<const Node*> before;
   any_node(graph->block(), [&](const Node* node) {
@@ -380,7 +380,7 @@ void remove_mutation(const std::shared_ptr<torch::jit::Graph>& graph) {
   });
 }
 
-bool holds_tensors(const Value* value) {
+bool holds_tensors(const torch::jit::Value* value) {
   return value->type()->isSubtypeOf(*c10::TensorType::get()) ||
          value->type()->isSubtypeOf(*c10::ListType::ofTensors());
 }
@@ -398,13 +398,13 @@ bool lists_for_cat(const Node* node, const torch::jit::AliasDb& aliases) {
 /// What has the channels together and goes to anything else is made contiguous, as torch's own
 /// convolutions give it.
 void lay_out(Block* block, const torch::jit::AliasDb& aliases) {
-  std::unordered_set<Value*> together;
+  std::unordered_set<torch::jit::Value*> together;
   for (Node* node : block->nodes()) {
     for (Block* inner : node->blocks()) lay_out(inner, aliases);
-    const auto is_together = [&](Value* input) { return together.count(input) > 0; };
-    const bool all = std::all_of(node->inputs().begin(), node->inputs().end(), [&](Value* input) {
-      return !holds_tensors(input) || is_together(input);
-    });
+    const auto is_together = [&](torch::jit::Value* input) { return together.count(input) > 0; };
+    const bool all = std::all_of(
+        node->inputs().begin(), node->inputs().end(),
+        [&](torch::jit::Value* input) { return !holds_tensors(input) || is_together(input); });
     // Sums of plain numbers have no tensor among their inputs.
     const bool any = std::any_of(node->inputs().begin(), node->inputs().end(), is_together);
     if (node->kind() == kConvolution ||
@@ -417,7 +417,7 @@ void lay_out(Block* block, const torch::jit::AliasDb& aliases) {
     return user->kind() == kConvolution ||
            (user->outputs().size() == 1 && together.count(user->output()));
   };
-  for (Value* value : together) {
+  for (torch::jit::Value* value : together) {
     const bool written = aliases.hasWriters(value);
     std::vector<torch::jit::Use> others;
     for (const torch::jit::Use& use : value->uses()) {
@@ -426,7 +426,7 @@ void lay_out(Block* block, const torch::jit::AliasDb& aliases) {
     if (others.empty()) continue;
     torch::jit::Graph& graph = *value->owningGraph();
     const torch::jit::WithInsertPoint behind(value->node()->next());
-    Value* contiguous = graph.insert(c10::aten::contiguous, {value});
+    torch::jit::Value* contiguous = graph.insert(c10::aten::contiguous, {value});
     for (const torch::jit::Use& use : others) use.user->replaceInput(use.offset, contiguous);
   }
 }
@@ -441,7 +441,7 @@ bool chooses(const Node* node) {
 /// What only convolutions read that multiply bfloat16, or add it, is given in that: it takes half
 /// the memory, and is rounded once.
 void give_bfloat16(Block* block, const torch::jit::AliasDb& aliases) {
-  std::unordered_set<Value*> narrow;
+  std::unordered_set<torch::jit::Value*> narrow;
   for (Node* node : block->nodes()) {
     for (Block* inner : node->blocks()) give_bfloat16(inner, aliases);
     if (node->kind() == kConvolution || lists_for_cat(node, aliases) ||
@@ -464,7 +464,7 @@ void give_bfloat16(Block* block, const torch::jit::AliasDb& aliases) {
       value = all ? std::next(value) : narrow.erase(value);
     }
   }
-  for (Value* value : narrow) {
+  for (torch::jit::Value* value : narrow) {
     if (value->node()->kind() == kConvolution) value->node()->i_(kGivesBfloat16, 1);
   }
 }

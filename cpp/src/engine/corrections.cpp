@@ -21,7 +21,6 @@ using torch::jit::Block;
 using torch::jit::Node;
 using torch::jit::Operator;
 using torch::jit::Stack;
-using torch::jit::Value;
 
 /// What torch's schemas lack: (a).
 constexpr const char* kViews[] = {
@@ -158,7 +157,7 @@ std::vector<Node*> nodes_where(Block* block, const std::function<bool(const Node
   return found;
 }
 
-void put_in_place(Node* node, Value* value) {
+void put_in_place(Node* node, torch::jit::Value* value) {
   node->output()->replaceAllUsesWith(value);
   node->destroy();
 }
@@ -187,8 +186,8 @@ bool is_dropout(const Node* node) {
 
 /// Without training it is its input.
 void declare_dropout(Node* node) {
-  Value* const input = node->input(0);
-  Value* const train = node->input(2);
+  torch::jit::Value* const input = node->input(0);
+  torch::jit::Value* const train = node->input(2);
   if (torch::jit::constant_as<bool>(train) == false) return put_in_place(node, input);
   torch::jit::Graph& graph = *node->owningGraph();
   Node* const choice = graph.create(torch::jit::prim::If, {train}, 1)->insertBefore(node);
@@ -224,14 +223,14 @@ bool takes_scalar_tensor(const Node* node) {
   const c10::FunctionSchema* schema = node->maybeSchema();
   if (!schema || schema->overload_name() != "Tensor") return false;
   const auto other = torch::jit::constant_as<at::Tensor>(node->input(1));
-  return other && other->defined() && other->dim() == 0;
+  return other && other->defined() && other->dim() == 0 && !other->is_meta();
 }
 
 void unwrap_numbers(Block* block) {
   for (Node* node : nodes_where(block, takes_scalar_tensor)) {
     const torch::jit::WithInsertPoint before(node);
     const at::Tensor tensor = *torch::jit::constant_as<at::Tensor>(node->input(1));
-    std::vector<Value*> inputs = node->inputs().vec();
+    std::vector<torch::jit::Value*> inputs = node->inputs().vec();
     inputs[1] = node->owningGraph()->insertConstant(tensor.item());
     replace(node, node, node->kind().toQualString(), inputs);
     node->destroy();
@@ -248,12 +247,12 @@ bool is_recurrent(const Node* node) {
 void require_widths(Block* block) {
   for (Node* node : nodes_where(block, is_recurrent)) {
     const torch::jit::WithInsertPoint before(node);
-    Value* const input = node->input(0);
+    torch::jit::Value* const input = node->input(0);
     // An RNN of torch's takes more dimensions for more batches; an LSTM divides the wrong one.
     const bool has_gates = node->kind() == c10::aten::lstm || node->kind() == c10::aten::gru;
     const bool is_packed = node->schema().argumentIndexWithName("batch_sizes").has_value();
     const int rank = !has_gates ? 0 : is_packed ? 2 : 3;
-    Value* const checked = node->owningGraph()->insert(
+    torch::jit::Value* const checked = node->owningGraph()->insert(
         c10::Symbol::fromQualString("ts_infer::require_width"),
         {input, node->namedInput("params"), rank}, {}, node->sourceRange());
     checked->setType(input->type());
