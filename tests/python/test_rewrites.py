@@ -130,6 +130,34 @@ def twice(x: Tensor):
         )
 
 
+class DropsInPlace(nn.Module):
+    """In eval mode it writes to nothing."""
+
+    def __init__(self, drop: nn.Module) -> None:
+        super().__init__()
+        self.drop = drop
+        self.register_buffer("table", torch.ones(2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.drop(self.table) + self.drop(x)
+        return result
+
+
+@pytest.mark.parametrize("how", ["trace", "script"])
+@pytest.mark.parametrize(
+    "drop",
+    [nn.Dropout(inplace=True), nn.AlphaDropout(inplace=True), nn.FeatureAlphaDropout(inplace=True)],
+    ids=str,
+)
+def test_dropout_in_place_is_no_state(drop: nn.Module, how: str) -> None:
+    module = DropsInPlace(drop).eval()
+    x = torch.randn(2, 3)
+    model = load(trace(module, x) if how == "trace" else script(module))
+    assert not model.info().stateful
+    for _ in range(2):
+        torch.testing.assert_close(model(x), module(x), rtol=0, atol=0)
+
+
 class Scaled(nn.Module):
     """Numbers and tensors of one number promote a dtype differently."""
 

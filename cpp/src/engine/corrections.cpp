@@ -179,12 +179,14 @@ bool multiplies(const Node* node) {
 }
 
 bool is_dropout(const Node* node) {
-  const c10::Symbol kind = node->kind();
-  return kind == c10::aten::dropout || kind == c10::aten::alpha_dropout ||
-         kind == c10::aten::feature_dropout || kind == c10::aten::feature_alpha_dropout;
+  static const Names kKinds = {"aten::dropout", "aten::alpha_dropout", "aten::feature_dropout",
+                               "aten::feature_alpha_dropout"};
+  std::string kind = node->kind().toQualString();
+  if (kind.back() == '_') kind.pop_back();
+  return kKinds.count(kind) > 0 && node->inputs().size() == 3;
 }
 
-/// Without training it is its input.
+/// Without training it is its input; in place it writes nothing then.
 void declare_dropout(Node* node) {
   torch::jit::Value* const input = node->input(0);
   torch::jit::Value* const train = node->input(2);
@@ -192,7 +194,9 @@ void declare_dropout(Node* node) {
   torch::jit::Graph& graph = *node->owningGraph();
   Node* const choice = graph.create(torch::jit::prim::If, {train}, 1)->insertBefore(node);
   choice->output()->setType(node->output()->type());
-  Node* const dropped = graph.create(c10::Symbol::fromQualString(twin_of(node)), node->inputs());
+  const c10::Symbol kind =
+      shares_unsaid(node) ? c10::Symbol::fromQualString(twin_of(node)) : node->kind();
+  Node* const dropped = graph.create(kind, node->inputs());
   dropped->setSourceRange(node->sourceRange());
   dropped->output()->setType(node->output()->type());
   Block* const training = choice->addBlock();
@@ -203,7 +207,8 @@ void declare_dropout(Node* node) {
 }
 
 void declare_views(Block* block) {
-  for (Node* node : nodes_where(block, shares_unsaid)) {
+  const auto is_ours = [](const Node* node) { return is_dropout(node) || shares_unsaid(node); };
+  for (Node* node : nodes_where(block, is_ours)) {
     if (is_dropout(node)) {
       declare_dropout(node);
     } else if (!multiplies(node)) {
