@@ -440,32 +440,45 @@ def _compare(
             return None
     jit = judge.references.jit(k)
     if isinstance(want, Exception):
-        other: str | None = _first_line(want)
-        for answer in (
-            jit,
-            judge.references.optimised_jit(k),
-            judge.references.without_what_raises(k),
-        ):
-            if not isinstance(answer, Exception):
-                other = judge.difference(got, answer, k, of_file=True)
-                if other is None:
-                    return None
+        other = _unlike_all(
+            got,
+            k,
+            judge,
+            lambda: jit,
+            lambda: judge.references.optimised_jit(k),
+            lambda: judge.references.without_what_raises(k),
+        )
+        if other is None:
+            return None
         if isinstance(jit, Exception):
             return Failure("answered", k, _first_line(want))
         return Failure("answered", k, f"unlike torch.jit: {other}; eager: {_first_line(want)}")
     if not isinstance(jit, Exception) and judge.difference(jit, want, k) is None:
         return Failure("wrong", k, str(text))
-    answers = [jit, judge.references.optimised_jit(k)]  # a trace may have a number as a tensor
-    others = [
-        _first_line(answer)
-        if isinstance(answer, Exception)
-        else judge.difference(got, answer, k, of_file=True)
-        for answer in answers
-    ]
-    if None in others:
+    # A trace may have a Python number as a tensor.
+    other = _unlike_all(got, k, judge, lambda: jit, lambda: judge.references.optimised_jit(k))
+    if other is None:
         return None
-    refused = all(isinstance(answer, Exception) for answer in answers)
-    return Failure("answered" if refused else "wrong", k, f"unlike torch.jit: {others[0]}")
+    kind = "answered" if isinstance(jit, Exception) else "wrong"
+    return Failure(kind, k, f"unlike torch.jit: {other}")
+
+
+def _unlike_all(
+    got: Outputs, k: int, judge: Judge, *answers: Callable[[], Outputs | Exception]
+) -> str | None:
+    """What is wrong beside the first of some answers; None where it is right beside one of them."""
+    first: str | None = None
+    for answer in answers:
+        want = answer()
+        text = (
+            _first_line(want)
+            if isinstance(want, Exception)
+            else judge.difference(got, want, k, of_file=True)
+        )
+        if text is None:
+            return None
+        first = first or text
+    return first
 
 
 def _first_line(error: Exception) -> str:

@@ -328,13 +328,6 @@ bool keeps_channels_last(const Node* node) {
   return keeps_channels_last(std::string(node->kind().toQualString()));
 }
 
-/// An operator's name without the underscore of those that work in place.
-std::string plain_kind(const Node* node) {
-  std::string kind = node->kind().toQualString();
-  if (kind.back() == '_') kind.pop_back();
-  return kind;
-}
-
 /// The values that have the channels together if convolutions give them so.
 void find_behind(Block* block, std::unordered_set<const torch::jit::Value*>& behind) {
   for (Node* node : block->nodes()) {
@@ -348,14 +341,6 @@ void find_behind(Block* block, std::unordered_set<const torch::jit::Value*>& beh
       behind.insert(node->outputs().begin(), node->outputs().end());
     }
   }
-}
-
-bool is_arithmetic(const Node* node) {
-  const c10::Symbol kind = node->kind();
-  const c10::FunctionSchema* schema = node->maybeSchema();
-  return (kind == c10::aten::add || kind == c10::aten::sub || kind == c10::aten::mul ||
-          kind == c10::aten::div) &&
-         schema && schema->overload_name() == "Tensor";
 }
 
 /// Has what works in place behind a convolution, and nothing else sees, give its result, so that it

@@ -181,9 +181,7 @@ bool multiplies(const Node* node) {
 bool is_dropout(const Node* node) {
   static const Names kKinds = {"aten::dropout", "aten::alpha_dropout", "aten::feature_dropout",
                                "aten::feature_alpha_dropout"};
-  std::string kind = node->kind().toQualString();
-  if (kind.back() == '_') kind.pop_back();
-  return kKinds.count(kind) > 0 && node->inputs().size() == 3;
+  return kKinds.count(plain_kind(node)) > 0 && node->inputs().size() == 3;
 }
 
 /// Without training it is its input; in place it writes nothing then.
@@ -220,13 +218,7 @@ void declare_views(Block* block) {
 
 /// A sum, difference, product or quotient with a constant tensor without dimensions behind it.
 bool takes_scalar_tensor(const Node* node) {
-  const c10::Symbol kind = node->kind();
-  if (kind != c10::aten::add && kind != c10::aten::sub && kind != c10::aten::mul &&
-      kind != c10::aten::div) {
-    return false;
-  }
-  const c10::FunctionSchema* schema = node->maybeSchema();
-  if (!schema || schema->overload_name() != "Tensor") return false;
+  if (!is_arithmetic(node)) return false;
   const auto other = torch::jit::constant_as<at::Tensor>(node->input(1));
   return other && other->defined() && other->dim() == 0 && !other->is_meta();
 }

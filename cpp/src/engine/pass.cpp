@@ -26,6 +26,22 @@ int change_nodes(torch::jit::Block* block, const std::function<bool(torch::jit::
   return count;
 }
 
+std::string plain_kind(const torch::jit::Node* node) {
+  std::string kind = node->kind().toQualString();
+  if (kind.back() == '_') kind.pop_back();
+  return kind;
+}
+
+bool is_arithmetic(const torch::jit::Node* node) {
+  const c10::Symbol kind = node->kind();
+  if (kind != c10::aten::add && kind != c10::aten::sub && kind != c10::aten::mul &&
+      kind != c10::aten::div) {
+    return false;
+  }
+  const c10::FunctionSchema* schema = node->maybeSchema();
+  return schema && schema->overload_name() == "Tensor";
+}
+
 torch::jit::Node* replace(torch::jit::Node* place, torch::jit::Node* last, const char* kind,
                           const std::vector<torch::jit::Value*>& inputs,
                           torch::jit::AliasDb* aliases) {

@@ -5,6 +5,7 @@
 #include <torch/csrc/jit/ir/ir.h>
 
 #include <functional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -25,6 +26,12 @@ bool any_node(const torch::jit::Block* block,
 /// Returns for how many nodes, inner blocks included, `change` returns true. It may insert nodes,
 /// take uses away and destroy nodes behind its own; nodes without uses are deleted later.
 int change_nodes(torch::jit::Block* block, const std::function<bool(torch::jit::Node*)>& change);
+
+/// An operator's name without the underscore of those that work in place.
+std::string plain_kind(const torch::jit::Node* node);
+
+/// Whether it is a sum, difference, product or quotient of two tensors, not in place.
+bool is_arithmetic(const torch::jit::Node* node);
 
 /// Puts a new node before `place`, whose outputs take the place of those of `last`, which is
 /// destroyed if it is another node. `aliases`, if given, learn what the new outputs are.
