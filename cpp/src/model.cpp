@@ -42,6 +42,7 @@
 #include "messages.h"
 #include "model_access.h"
 #include "output_checks.h"
+#include "print_capture.h"
 #include "process.h"
 #include "stats.h"
 #include "tensor_access.h"
@@ -64,12 +65,12 @@ double ms_since(Clock::time_point start) {
 /// Collects what libtorch would print, to be handed on when no lock is held.
 class WarningCollector : public c10::WarningHandler {
  public:
-  WarningCollector() : guard_(this) {}
+  explicit WarningCollector(std::vector<std::string>& messages)
+      : messages_(messages), guard_(this) {}
   void process(const c10::Warning& warning) override { messages_.push_back(warning.msg()); }
-  const std::vector<std::string>& messages() const { return messages_; }
 
  private:
-  std::vector<std::string> messages_;
+  std::vector<std::string>& messages_;
   c10::WarningUtils::WarningHandlerGuard guard_;
 };
 
@@ -330,7 +331,7 @@ struct Model::Impl {
   struct Outcome {
     c10::IValue result;
     Timing timing;
-    std::vector<std::string> warnings;
+    std::vector<std::string> messages;  // libtorch's warnings, and what the model's code printed
   };
 
   /// Where inputs are and outputs go.
@@ -349,6 +350,10 @@ struct Model::Impl {
   /// A call, without stats and callbacks.
   c10::IValue execute(std::size_t method, Stack stack, const RunOptions& run_options,
                       const Places& places, Timing& timing);
+  /// The same, with its messages, which are there where it throws too.
+  void execute_into(Outcome& outcome, std::size_t method, Stack stack,
+                    const RunOptions& run_options, const Places& places);
+  void tell(const Outcome& outcome) const;
 
   /// Refuses what is wrong with a call before the model sees it.
   Places check_call(std::size_t method, const Stack& stack, const RunOptions& run_options) const;
@@ -403,7 +408,9 @@ std::unique_ptr<Model::Impl> Model::Impl::load(const std::shared_ptr<const Archi
     work();
     info.load_steps.push_back({name, ms_since(start), {}, {}});
   };
-  WarningCollector warnings;
+  std::vector<std::string> messages;
+  const WarningCollector warnings(messages);
+  const PrintCapture prints(messages);
   try {
     auto recording = options.graphs ? std::make_shared<CallGraphs>(impl->device) : nullptr;
     const c10::InferenceMode ordinary(false);  // weights may outlive a guard of the host
@@ -470,13 +477,15 @@ std::unique_ptr<Model::Impl> Model::Impl::load(const std::shared_ptr<const Archi
   }
   watch_exit();
   for (const LoadStep& done : info.load_steps) info.load_ms += done.ms;
-  for (const std::string& message : warnings.messages()) impl->log(LogLevel::kWarning, message);
+  for (const std::string& message : messages) impl->log(LogLevel::kWarning, message);
   for (const std::string& decision : info.decisions) impl->log(LogLevel::kInfo, decision);
   return impl;
 }
 
 void Model::Impl::rehearse_with(const std::function<void(const WarmUpCall&)>& use) {
   const RandomState random(device);
+  std::vector<std::string> of_nobodys_call;
+  const PrintCapture dropped(of_nobodys_call);
   // A stateful model keeps its state. On a device the copy takes the model's own stream, whose
   // memory is what has to be there.
   const std::unique_ptr<Impl> understudy = info.stateful ? copy(stream) : nullptr;
@@ -869,7 +878,18 @@ void Model::Impl::finish(std::size_t method, Outcome& outcome) {
       }
     }
   }
-  for (const std::string& message : outcome.warnings) log(LogLevel::kWarning, message);
+  tell(outcome);
+}
+
+void Model::Impl::tell(const Outcome& outcome) const {
+  for (const std::string& message : outcome.messages) log(LogLevel::kWarning, message);
+}
+
+void Model::Impl::execute_into(Outcome& outcome, std::size_t method, Stack stack,
+                               const RunOptions& run_options, const Places& places) {
+  const WarningCollector warnings(outcome.messages);
+  const PrintCapture prints(outcome.messages);
+  outcome.result = execute(method, std::move(stack), run_options, places, outcome.timing);
 }
 
 c10::IValue Model::Impl::run(std::size_t method, Stack stack, const RunOptions& run_options) {
@@ -879,9 +899,12 @@ c10::IValue Model::Impl::run(std::size_t method, Stack stack, const RunOptions& 
   if (run_options.deadline_ms > 0) {
     outcome = guarded([&] { return run_within_deadline(method, stack, run_options, places); });
   } else {
-    const WarningCollector warnings;
-    outcome.result = execute(method, std::move(stack), run_options, places, outcome.timing);
-    outcome.warnings = warnings.messages();
+    try {
+      execute_into(outcome, method, std::move(stack), run_options, places);
+    } catch (...) {
+      tell(outcome);
+      throw;
+    }
   }
   outcome.timing.total_ms = ms_since(start);
   finish(method, outcome);
@@ -920,11 +943,15 @@ Model::Impl::Outcome Model::Impl::run_within_deadline(std::size_t method, const 
   RunOptions without_buffers = run_options;
   without_buffers.outputs.clear();
   const auto shared = std::make_shared<Outcome>();
-  const auto done = seat->run_until(deadline, [=, this] {
-    const WarningCollector warnings;
-    shared->result = execute(method, copies, without_buffers, places, shared->timing);
-    shared->warnings = warnings.messages();
-  });
+  const auto done = [&] {
+    try {
+      return seat->run_until(
+          deadline, [=, this] { execute_into(*shared, method, copies, without_buffers, places); });
+    } catch (...) {
+      tell(*shared);
+      throw;
+    }
+  }();
   if (done.kind == Kind::kNotStarted) {
     const bool all_serve = done.running >= BackgroundCalls::kMostThreads;
     throw ExecutionError(c10::str(expected, "none; it was not started: ",

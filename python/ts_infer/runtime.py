@@ -157,9 +157,9 @@ def load(
         name: Name in logs and errors. Empty: the manifest's, else the file's.
         on_timing: Called after every call, on the thread that made it. What it raises goes to
             ``sys.unraisablehook``.
-        on_log: Called with a level of the ``logging`` module and a message of the library or a
-            warning of libtorch, on any thread. By default they go to
-            ``logging.getLogger("ts_infer")``.
+        on_log: Called with a level of the ``logging`` module and a message of the library, a
+            warning of libtorch or, as a warning too, what the model's code printed in a call, on
+            any thread. By default they go to ``logging.getLogger("ts_infer")``.
 
     Returns:
         The model, ready to run.

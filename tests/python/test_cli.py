@@ -101,6 +101,12 @@ class BFloat16(torch.nn.Module):
         return x.to(torch.bfloat16)
 
 
+class Printing(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        print("rows:", x.size(0))
+        return x
+
+
 def spec(name: str, shape: list[Any], dtype: str = "float32") -> dict[str, Any]:
     return {"name": name, "type": "Tensor", "dtype": dtype, "shape": shape}
 
@@ -144,6 +150,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "sum": save(Sum(), folder / "sum.pt", manifest("sum", [x, y], [spec("z", [BATCH, 3])])),
         "failing": save(Failing(), folder / "failing.pt"),
         "hungry": save(Hungry(), folder / "hungry.pt"),
+        "printing": save(Printing(), folder / "printing.pt"),
         "bfloat16": save(BFloat16(), folder / "bfloat16.pt"),
     }
 
@@ -314,6 +321,12 @@ def test_run_writes_json_beside_the_summary(
     assert sum(step["ms"] for step in steps) == pytest.approx(document["model"]["load_ms"])
     assert steps[-1]["shapes"] == {"x": [4, 3]}
     assert len(steps[-1]["calls_ms"]) >= 3
+
+
+def test_what_a_model_prints_goes_to_stderr(ts_infer: RunBinary, models: dict[str, str]) -> None:
+    result = ts_infer("run", models["printing"], "--shape", "x=2", "--json", "-")
+    assert json.loads(result.stdout)["command"] == "run"
+    assert result.stderr.count("rows: 2\n") == 1
 
 
 def test_run_without_warm_up(ts_infer: RunBinary, models: dict[str, str]) -> None:

@@ -875,6 +875,40 @@ def test_messages_go_to_on_log(caplog: pytest.LogCaptureFixture) -> None:
     assert {level for level, _ in messages} <= levels
 
 
+class Prints(nn.Module):
+    def forward(self, x: torch.Tensor, fails: bool = False) -> torch.Tensor:
+        print("rows:", x.size(0))
+        if fails:
+            raise ValueError("after it")
+        return x + 1
+
+
+@pytest.mark.parametrize("executor", runtime.executors())
+def test_what_a_model_prints_goes_to_on_log(
+    executor: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    messages: list[tuple[int, str]] = []
+    contents = archive_bytes(Prints())
+    model = runtime.load(
+        contents,
+        executor=executor,
+        warmup_shapes=[{"x": [4]}],
+        on_log=lambda level, text: messages.append((level, text)),
+    )
+    assert "rows: 4" not in [text for _, text in messages]  # nobody's call
+    messages.clear()
+    model(torch.ones(2))
+    with pytest.raises(ts_infer.ExecutionError, match="after it"):
+        model(torch.ones(3), fails=True)
+    model.call_within(60_000, torch.ones(5))
+    with pytest.raises(ts_infer.ExecutionError, match="after it"):
+        model.call_within(60_000, torch.ones(6), fails=True)
+    assert messages == [(logging.WARNING, f"rows: {rows}") for rows in (2, 3, 5, 6)]
+    assert capfd.readouterr().out == ""
+    jit_load(io.BytesIO(contents))(torch.ones(7))
+    assert capfd.readouterr().out == "rows: 7\n"
+
+
 def run_program(program: str, path: Path) -> str:
     """What a process of its own prints, which must end well."""
     done = subprocess.run(

@@ -125,7 +125,8 @@ struct LoadOptions {
   /// Called after every call, on the thread that made it, outside locks. Must not throw.
   std::function<void(const Timing&)> on_timing;
 
-  /// Receives messages of the library and warnings of libtorch, outside locks. Must not throw.
+  /// Receives messages of the library, warnings of libtorch and what the model's code prints (at
+  /// kWarning, after the call), outside locks. Must not throw.
   std::function<void(LogLevel, const std::string&)> on_log;
 };
 
