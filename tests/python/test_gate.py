@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+import subprocess
+import sys
 import warnings
 import zipfile
 from typing import TYPE_CHECKING, Any
@@ -69,12 +71,16 @@ class SavesWhenItIsLoaded(nn.Module):
         torch.save(torch.zeros(1), self.path)
 
 
-def rezipped(contents: bytes, change: Callable[[str, bytes], list[tuple[str, bytes]]]) -> bytes:
+def rezipped(
+    contents: bytes,
+    change: Callable[[str, bytes], list[tuple[str, bytes]]],
+    compression: int = zipfile.ZIP_STORED,
+) -> bytes:
     """The archive with what `change` makes of each member, whose name is given without folder."""
     buffer = io.BytesIO()
     with (
         zipfile.ZipFile(io.BytesIO(contents)) as old,
-        zipfile.ZipFile(buffer, "w") as new,
+        zipfile.ZipFile(buffer, "w", compression) as new,
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")  # of duplicate names
@@ -274,9 +280,11 @@ def test_long_lists_are_not_deep() -> None:
     runtime.load(with_code(f"y = [{numbers}]"))
 
 
-def with_pickle(member: str, pickle: bytes) -> bytes:
+def with_pickle(member: str, pickle: bytes, compression: int = zipfile.ZIP_STORED) -> bytes:
     return rezipped(
-        archive_bytes(Affine()), lambda name, data: [(name, pickle if name == member else data)]
+        archive_bytes(Affine()),
+        lambda name, data: [(name, pickle if name == member else data)],
+        compression,
     )
 
 
@@ -315,6 +323,38 @@ def test_values_that_would_exhaust_the_stack_are_refused(member: str, pickle: by
         runtime.load(with_pickle(member, b"\x80\x02" + pickle + b"."))
 
 
+def test_a_small_file_of_many_values_is_refused() -> None:
+    pickle = b"\x80\x02" + b"N" * (20 << 20) + b"."
+    contents = with_pickle("data.pkl", pickle, zipfile.ZIP_DEFLATED)
+    assert len(contents) < 30_000
+    message = f"data.pkl unpacks to {len(pickle)} bytes: expected 32 times its"
+    for read in (runtime.load, runtime.read_model_info):
+        with pytest.raises(ModelLoadError, match=message):
+            read(contents)
+
+
+@pytest.mark.parametrize("opcode", [b"N", b"]", b")", b"}"])
+def test_memory_of_the_checks_is_bounded_by_the_pickle(opcode: bytes, tmp_path: Path) -> None:
+    size = 8 << 20
+    path = tmp_path / "model.pt"
+    path.write_bytes(with_pickle("data.pkl", b"\x80\x02" + opcode * size + b"."))
+    program = """
+import resource, sys
+from ts_infer import runtime
+
+def kib():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+before = kib()
+runtime.read_model_info(sys.argv[1])
+print(kib() - before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) * 1024 < 80 * size
+
+
 @pytest.mark.parametrize(
     ("pickle", "message"),
     [
@@ -329,6 +369,7 @@ def test_values_that_would_exhaust_the_stack_are_refused(member: str, pickle: by
         (b"\x80\x02h\x07.", "no pickle that torch writes"),
         (b"\x80\x02K\x00)R.", "no pickle that torch writes"),
         (b"\x80\x02]q\x00h\x00a.", "a value of it holds itself"),
+        (b"\x80\x02]r\x00\x00\x00\x08.", "memorises as number 134217728 .* number 0"),
         (b"\x80\x02I1\n.", "opcode 73"),
         (b"\x80\x02ctorch.distributed.rpc\nrref\n)R.", "does not need"),
     ],

@@ -186,6 +186,16 @@ void require_distinct_names(const std::vector<ZipMember>& members, const std::st
   }
 }
 
+/// A byte of a pickle may be a value, which takes many here and in libtorch.
+void require_moderate(const ZipMember& member) {
+  constexpr std::uint64_t kAlways = 4 << 20;
+  constexpr std::uint64_t kMostTimes = 32;  // debug information of torch packs to a seventh
+  if (member.compression == 0 || member.size <= kAlways) return;
+  if (member.size / kMostTimes <= member.compressed_size) return;
+  throw ModelLoadError(c10::str(member.name, " unpacks to ", member.size, " bytes: expected ",
+                                kMostTimes, " times its ", member.compressed_size, " at most"));
+}
+
 std::uint64_t unpacked_bytes(const std::vector<ZipMember>& members) {
   std::uint64_t total = 0;
   for (const ZipMember& member : members) {
@@ -318,6 +328,8 @@ void Archive::read(const ArchiveLimits& limits) {
   } catch (const ModelLoadError& error) {
     if (starts_with(error.what(), "[load]")) throw;
     throw ModelLoadError(where + "the file is damaged: " + error.what());
+  } catch (const std::bad_alloc&) {
+    throw ModelLoadError(where + "out of host memory while the file was checked");
   } catch (const std::exception& error) {
     throw ModelLoadError(where + "the file is damaged: " + clean_message(error));
   }
@@ -343,6 +355,7 @@ void Archive::read_members(const ArchiveLimits& limits) {
     }
     const Use use = use_of(name);
     if (use == Use::kWeight) info_.weight_bytes += member.size;
+    if (use == Use::kPickle) require_moderate(member);
     if (is_stored_weight(member, root_)) {
       if (!intact[i]) info_.damaged.push_back(name);
     } else if (const auto content = intact_content(bytes_, member, unpacker, name)) {

@@ -4,7 +4,6 @@
 #include <cstring>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -92,12 +91,19 @@ class PickleMachine {
     return count;
   }
 
-  void memorise(std::uint32_t index) { memo_[index] = top(); }
+  /// Writers count up from 0. libtorch makes its memo as large as the largest index.
+  void memorise(std::uint32_t index) {
+    if (index > memo_.size()) {
+      throw ModelLoadError(subject_ + " memorises as number " + std::to_string(index) +
+                           " what should be number " + std::to_string(memo_.size()));
+    }
+    if (index == memo_.size()) memo_.emplace_back();
+    memo_[index] = top();
+  }
 
   void push_memo(std::uint32_t index) {
-    const auto found = memo_.find(index);
-    if (found == memo_.end()) no_pickle();
-    push(found->second);
+    if (index >= memo_.size()) no_pickle();
+    push(memo_[index]);
   }
 
  private:
@@ -106,7 +112,7 @@ class PickleMachine {
   std::string not_one_;
   std::vector<Value> stack_;
   std::vector<std::size_t> marks_;
-  std::unordered_map<std::uint32_t, Value> memo_;
+  std::vector<Value> memo_;
 };
 
 }  // namespace ts_infer

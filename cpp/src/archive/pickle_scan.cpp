@@ -5,7 +5,7 @@
 
 #include <algorithm>
 #include <deque>
-#include <iterator>
+#include <limits>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -44,13 +44,22 @@ std::size_t bracket_depth(std::string_view text) {
   return deepest;
 }
 
-/// A value as far as it can be told from the opcodes.
+/// A value as far as it can be told from the opcodes. Small: a byte of a pickle may be a value.
 struct PickledValue {
-  enum class Kind { kOther, kInt, kText, kGlobal, kTuple, kList, kDict, kObject, kStorage };
+  enum class Kind : std::uint8_t {
+    kOther,
+    kInt,
+    kText,
+    kGlobal,
+    kTuple,
+    kList,
+    kDict,
+    kObject,
+    kStorage
+  };
   Kind kind = Kind::kOther;
-  std::int64_t number = 0;  // kInt; kStorage: elements
-  std::string_view text{};  // kText; kGlobal: "torch FloatStorage"
   std::uint32_t node = 0;   // of what holds others: its place in the graph
+  std::int64_t number = 0;  // kInt; kStorage: elements; kText, kGlobal: its place among the texts
 
   bool holds_others() const {
     return kind == Kind::kTuple || kind == Kind::kList || kind == Kind::kDict ||
@@ -95,7 +104,7 @@ class PickleScanner : PickleMachine<PickledValue> {
       case 0x8a:  // LONG1
         return push_int(long_integer());
       case 'X':
-        return push({.kind = Kind::kText, .text = take(number<std::uint32_t>())});
+        return push_text(Kind::kText, take(number<std::uint32_t>()));
       case 'c':
         return push_global();
       case ']':
@@ -153,28 +162,44 @@ class PickleScanner : PickleMachine<PickledValue> {
 
   void push_int(std::int64_t value) { push({.kind = Kind::kInt, .number = value}); }
 
+  void push_text(Kind kind, std::string_view text) {
+    push({.kind = kind, .number = static_cast<std::int64_t>(texts_.size())});
+    texts_.push_back(text);
+  }
+
   void push_global() {
     const std::string module = line();
     globals_.push_back(module + ' ' + line());
-    push({.kind = Kind::kGlobal, .text = globals_.back()});
+    push_text(Kind::kGlobal, globals_.back());
+  }
+
+  std::string_view text_of(const PickledValue& value) const {
+    return texts_[static_cast<std::size_t>(value.number)];
+  }
+
+  static std::uint32_t narrow(std::size_t number) {
+    if (number > std::numeric_limits<std::uint32_t>::max()) refuse("it has too many values");
+    return static_cast<std::uint32_t>(number);
   }
 
   void push_holder(Kind kind) {
-    push({.kind = kind, .node = static_cast<std::uint32_t>(held_.size())});
-    held_.emplace_back();
+    push({.kind = kind, .node = narrow(tuples_.size())});
+    tuples_.emplace_back();
   }
 
-  /// Into the value on top. A tuple keeps what it holds for reduce().
-  void put_in(const std::vector<PickledValue>& values) {
-    const bool keeps_all = top().kind == Kind::kTuple;
-    std::vector<PickledValue>& held = held_[top().node];
-    std::copy_if(values.begin(), values.end(), std::back_inserter(held),
-                 [&](const PickledValue& value) { return keeps_all || value.holds_others(); });
+  /// Into the value on top.
+  void put_in(c10::ArrayRef<PickledValue> values) {
+    for (const PickledValue& value : values) {
+      if (value.holds_others()) holds_.push_back({top().node, value.node});
+    }
   }
 
+  /// It keeps what it holds, for reduce().
   void push_tuple(std::size_t count) {
     const std::vector<PickledValue> values = pop(count);
     push_holder(Kind::kTuple);
+    tuples_.back() = {narrow(kept_.size()), narrow(values.size())};
+    kept_.insert(kept_.end(), values.begin(), values.end());
     put_in(values);
   }
 
@@ -190,9 +215,10 @@ class PickleScanner : PickleMachine<PickledValue> {
     put_in(values);
   }
 
-  const std::vector<PickledValue>& elements(const PickledValue& tuple, std::size_t at_least) const {
-    if (tuple.kind != Kind::kTuple || held_[tuple.node].size() < at_least) no_pickle();
-    return held_[tuple.node];
+  c10::ArrayRef<PickledValue> elements(const PickledValue& tuple, std::size_t at_least) const {
+    if (tuple.kind != Kind::kTuple || tuples_[tuple.node].size < at_least) no_pickle();
+    return c10::ArrayRef<PickledValue>(kept_).slice(tuples_[tuple.node].begin,
+                                                    tuples_[tuple.node].size);
   }
 
   std::int64_t integer(const PickledValue& value) const {
@@ -208,16 +234,17 @@ class PickleScanner : PickleMachine<PickledValue> {
 
   /// ("storage", type, key, location, elements)
   PickledValue storage(const PickledValue& id) {
-    const std::vector<PickledValue>& parts = elements(id, 5);
-    const auto item = element_size(parts[1].kind == Kind::kGlobal ? parts[1].text : "");
+    const c10::ArrayRef<PickledValue> parts = elements(id, 5);
+    const auto item = element_size(parts[1].kind == Kind::kGlobal ? text_of(parts[1]) : "");
     if (!item || parts[2].kind != Kind::kText || parts[3].kind != Kind::kText) no_pickle();
     const std::int64_t count = integer(parts[4]);
-    if (parts[3].text == "meta" && count >= 0) {
+    const std::string_view device = text_of(parts[3]);
+    if (device == "meta" && count >= 0) {
       scan_.has_meta = true;
       return {.kind = Kind::kStorage, .number = count};
     }
-    if (parts[3].text != "cpu") scan_.device = parts[3].text;
-    const std::string key(parts[2].text);
+    if (device != "cpu") scan_.device = device;
+    const std::string key(text_of(parts[2]));
     const std::optional<std::uint64_t> bytes = storage_bytes_(key);
     if (count < 0 || (count > 0 && !bytes) ||
         static_cast<std::uint64_t>(count) > bytes.value_or(0) / *item) {
@@ -229,7 +256,7 @@ class PickleScanner : PickleMachine<PickledValue> {
 
   /// (storage, offset, sizes, strides, …)
   void check_tensor(const PickledValue& arguments) const {
-    const std::vector<PickledValue>& parts = elements(arguments, 4);
+    const c10::ArrayRef<PickledValue> parts = elements(arguments, 4);
     if (parts[0].kind != Kind::kStorage) no_pickle();
     const auto last = last_element(integers(parts[2]), integers(parts[3]), integer(parts[1]));
     if (!last || *last >= parts[0].number) {
@@ -239,53 +266,64 @@ class PickleScanner : PickleMachine<PickledValue> {
 
   void reduce(const PickledValue& function, const PickledValue& argument) {
     if (function.kind != Kind::kGlobal) no_pickle();
-    const std::string_view name = function.text;
+    const std::string_view name = text_of(function);
     if (name == "torch._utils _rebuild_tensor_v2" || name == "torch._utils _rebuild_qtensor") {
       check_tensor(argument);
     } else if (name == "torch._tensor _rebuild_from_type_v2" ||
                name == "torch.distributed.rpc rref") {
       refuse("it has a " + std::string(name) + ", which a model for inference does not need");
     } else if (name == "torch.jit._pickle restore_type_tag") {
-      const std::vector<PickledValue>& parts = elements(argument, 2);
+      const c10::ArrayRef<PickledValue> parts = elements(argument, 2);
       if (parts[1].kind != Kind::kText) no_pickle();
-      scan_.nesting = std::max(scan_.nesting, bracket_depth(parts[1].text));
+      scan_.nesting = std::max(scan_.nesting, bracket_depth(text_of(parts[1])));
     }
     push_holder(Kind::kObject);
     put_in({argument});
   }
 
   /// Values on the longest way down.
-  std::size_t longest_path() const {
-    std::vector<std::uint32_t> holders(held_.size(), 0);
-    const auto for_each_held = [&](std::size_t node, const auto& visit) {
-      for (const PickledValue& value : held_[node]) {
-        if (value.holds_others()) visit(value.node);
-      }
-    };
-    for (std::size_t i = 0; i < held_.size(); ++i) {
-      for_each_held(i, [&](std::uint32_t node) { ++holders[node]; });
-    }
+  std::size_t longest_path() {
+    const std::size_t nodes = tuples_.size();
+    std::vector<std::uint32_t> holders(nodes, 0);
+    for (const Hold& hold : holds_) ++holders[hold.held];
+    std::sort(holds_.begin(), holds_.end(),
+              [](const Hold& a, const Hold& b) { return a.holder < b.holder; });
     std::vector<std::uint32_t> ready;
-    for (std::size_t i = 0; i < held_.size(); ++i) {
-      if (holders[i] == 0) ready.push_back(static_cast<std::uint32_t>(i));
+    for (std::uint32_t i = 0; i < nodes; ++i) {
+      if (holders[i] == 0) ready.push_back(i);
     }
-    std::vector<std::size_t> depth(held_.size(), 1);
-    std::size_t deepest = 0;
+    std::vector<std::uint32_t> depth(nodes, 1);
+    std::uint32_t deepest = 0;
     for (std::size_t done = 0; done < ready.size(); ++done) {
       const std::uint32_t holder = ready[done];
       deepest = std::max(deepest, depth[holder]);
-      for_each_held(holder, [&](std::uint32_t node) {
-        depth[node] = std::max(depth[node], depth[holder] + 1);
-        if (--holders[node] == 0) ready.push_back(node);
-      });
+      auto hold =
+          std::lower_bound(holds_.begin(), holds_.end(), holder,
+                           [](const Hold& a, std::uint32_t node) { return a.holder < node; });
+      for (; hold != holds_.end() && hold->holder == holder; ++hold) {
+        depth[hold->held] = std::max(depth[hold->held], depth[holder] + 1);
+        if (--holders[hold->held] == 0) ready.push_back(hold->held);
+      }
     }
-    if (ready.size() < held_.size()) refuse("a value of it holds itself");
+    if (ready.size() < nodes) refuse("a value of it holds itself");
     return deepest;
   }
 
+  struct Hold {
+    std::uint32_t holder;
+    std::uint32_t held;
+  };
+  struct Kept {
+    std::uint32_t begin = 0;
+    std::uint32_t size = 0;
+  };
+
   const StorageBytes& storage_bytes_;
   std::deque<std::string> globals_;
-  std::vector<std::vector<PickledValue>> held_;  // by node
+  std::vector<std::string_view> texts_;
+  std::vector<PickledValue> kept_;  // what tuples hold
+  std::vector<Kept> tuples_;        // of each node that is one: its part of kept_
+  std::vector<Hold> holds_;
   PickleScan scan_;
 };
 
