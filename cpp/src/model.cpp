@@ -74,6 +74,24 @@ class WarningCollector : public c10::WarningHandler {
   c10::WarningUtils::WarningHandlerGuard guard_;
 };
 
+constexpr const char* kForked =
+    " expected the process that loaded the model, got a child of fork(), which has none of the "
+    "threads that calls need; start it by other means (multiprocessing: \"spawn\"), or load the "
+    "model in the child with intra_op_threads=1";
+
+/// OpenMP waits for the threads of its pool, which a child of fork() does not have, without end.
+void require_openmp(const std::string& where, int intra_op_threads) {
+  const int threads = intra_op_threads > 0 ? intra_op_threads : at::get_num_threads();
+  if (fork_count() == 0 || threads == 1) return;
+  throw ModelLoadError(
+      c10::str(where,
+               ": expected a process of its own, got a child of fork() by one that had loaded a "
+               "model, without the threads that OpenMP has in it, and ",
+               threads,
+               " threads a call; start it by other means (multiprocessing: \"spawn\"), or load "
+               "with intra_op_threads=1"));
+}
+
 /// Puts torch's default random generators back as they were.
 class RandomState {
  public:
@@ -396,6 +414,7 @@ std::unique_ptr<Model::Impl> Model::Impl::load(const std::shared_ptr<const Archi
         c10::str(where, ": intra_op_threads: the process, its user or its container may not have ",
                  options.intra_op_threads, " threads more: lower it, or raise their limits"));
   }
+  require_openmp(where, options.intra_op_threads);
   archive->require_intact();
   archive->require_operators(options.allow_operators);
   const bool own_device = archive->compiled() && options.device == "auto";
@@ -979,10 +998,7 @@ Model::Impl::Places Model::Impl::check_call(std::size_t method, const Stack& sta
                                             const RunOptions& run_options) const {
   if (is_exiting()) throw ExecutionError(where() + kProcessEnds);
   if (forks != fork_count()) {
-    throw ExecutionError(where() +
-                         " expected the process that loaded the model, got a child of fork(), "
-                         "which has none of the threads that calls need; load the model in the "
-                         "child, or start it by other means (multiprocessing: \"spawn\")");
+    throw ExecutionError(where() + kForked);
   }
   methods[method].check.check(stack);
   const bool host_inputs = check_tensors(method, stack);
@@ -1095,6 +1111,8 @@ void Model::warm_up_this_thread() { impl_->rehearse(); }
 
 Model Model::clone() const {
   if (is_exiting()) throw ExecutionError("[clone] " + impl_->info.name + ':' + kProcessEnds);
+  if (impl_->forks != fork_count())
+    throw ExecutionError("[clone] " + impl_->info.name + ':' + kForked);
   try {
     return Model(impl_->copy(
         impl_->device.is_cpu() ? nullptr : std::make_shared<const StreamLease>(impl_->device)));

@@ -30,7 +30,7 @@ namespace ts_infer::python {
 namespace {
 
 // A Python function that any thread may call or drop. Its exceptions go to sys.unraisablehook:
-// there is no Python frame that could catch them.
+// there is no Python frame that could catch them. Ctrl-C is raised when the call returns.
 class Callback {
  public:
   explicit Callback(py::object function)
@@ -49,6 +49,10 @@ class Callback {
       try {
         call(py::handle(function_.get()));
       } catch (py::error_already_set& error) {
+        if (error.matches(PyExc_KeyboardInterrupt)) {
+          PyErr_SetInterrupt();  // it comes again where there is a frame: behind the call
+          return;
+        }
         error.discard_as_unraisable(py::reinterpret_borrow<py::object>(function_.get()));
       }
     });

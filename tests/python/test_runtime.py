@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -920,6 +921,62 @@ def run_program(program: str, path: Path) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_a_child_of_fork_is_told_what_works(tmp_path: Path) -> None:
+    """OpenMP's pool of the parent is not there, and whoever waits for it waits without end."""
+    path = tmp_path / "model.pt"
+    path.write_bytes(archive_bytes(nn.Linear(256, 256)))
+    program = """
+        import os, sys
+        import torch
+        import ts_infer
+        from ts_infer import runtime
+
+        x = torch.ones(256, 256)
+        torch.set_num_threads(2)
+        model = runtime.load(sys.argv[1])
+        expected = model(x)
+
+        def refused(work):
+            try:
+                work()
+            except ts_infer.Error as error:
+                return 'got a child of fork()' in str(error) and '"spawn"' in str(error)
+            return False
+
+        def in_child(work):
+            child = os.fork()
+            if child == 0:
+                os._exit(0 if work() else 1)
+            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+        def loads_with_one_thread():
+            return torch.equal(runtime.load(sys.argv[1], intra_op_threads=1)(x), expected)
+
+        def loads_where_torch_has_one_thread():
+            torch.set_num_threads(1)
+            return torch.equal(runtime.load(sys.argv[1])(x), expected)
+
+        in_child(lambda: refused(lambda: model(x)))
+        in_child(lambda: refused(model.clone))
+        in_child(lambda: refused(lambda: runtime.load(sys.argv[1])))
+        in_child(lambda: refused(lambda: runtime.load(sys.argv[1], intra_op_threads=2)))
+        in_child(loads_with_one_thread)
+        in_child(loads_where_torch_has_one_thread)
+    """
+    assert run_program(program, path).split() == ["0"] * 6
+
+
+def test_ctrl_c_in_a_callback_is_raised_behind_the_call(affine_path: Path) -> None:
+    def interrupt(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        runtime.load(affine_path, device="cpu", on_log=interrupt)
+    model = runtime.load(affine_path, device="cpu", on_timing=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        model(ONES)
 
 
 def process_state() -> dict[str, Any]:
