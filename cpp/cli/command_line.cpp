@@ -228,6 +228,11 @@ class CommandLine {
         ->capture_default_str()
         ->check(in_range(0.0, 86400.0))
         ->type_name("S");
+    command
+        .add_option("--warmup-bytes", model.warmup_bytes,
+                    "Of the inputs of a warm-up call; sizes that take more are not run")
+        ->capture_default_str()
+        ->type_name("N");
     command.add_flag(
         "--verify", model.verify,
         "Hold the golden sample's calls against it in load, and fail where they differ");

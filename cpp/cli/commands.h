@@ -31,6 +31,7 @@ struct ModelArguments {
   std::vector<std::string> disabled_passes;
   std::string warmup = "fast";
   double warmup_budget_s = 10;
+  std::uint64_t warmup_bytes = std::uint64_t{1} << 30;
   bool verify = false;
   bool no_reuse_memory = false;
   bool no_map_weights = false;

@@ -40,6 +40,7 @@ LoadOptions load_options(const ModelArguments& arguments) {
   options.intra_op_threads = arguments.intra_op_threads;
   options.warmup = arguments.warmup;
   options.warmup_budget_s = arguments.warmup_budget_s;
+  options.warmup_bytes = arguments.warmup_bytes;
   options.verify = arguments.verify;
   options.reuse_memory = !arguments.no_reuse_memory;
   options.map_weights = !arguments.no_map_weights;
@@ -123,6 +124,7 @@ std::vector<Setting> settings(const ModelArguments& arguments) {
   text("--warmup", "warmup", arguments.warmup, defaults.warmup);
   quantity("--warmup-budget", "warmup_budget_s", arguments.warmup_budget_s,
            defaults.warmup_budget_s);
+  quantity("--warmup-bytes", "warmup_bytes", arguments.warmup_bytes, defaults.warmup_bytes);
   toggle("--verify", "verify = true", arguments.verify);
   toggle("--no-reuse-memory", "reuse_memory = false", arguments.no_reuse_memory);
   toggle("--no-map-weights", "map_weights = false", arguments.no_map_weights);
@@ -146,6 +148,7 @@ Json options_json(const ModelArguments& arguments) {
           {"precision", arguments.precision},
           {"warmup", arguments.warmup},
           {"warmup_budget_s", arguments.warmup_budget_s},
+          {"warmup_bytes", arguments.warmup_bytes},
           {"verify", arguments.verify},
           {"reuse_memory", !arguments.no_reuse_memory},
           {"map_weights", !arguments.no_map_weights},

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <numbers>
 #include <optional>
 #include <random>
@@ -222,6 +223,19 @@ bool is_tensor(const TensorSpec& leaf, const Shapes& given) {
 }
 
 }  // namespace
+
+std::uint64_t input_bytes(const InputSource& source, const Shapes& shapes) {
+  const Sizes sizes(source, shapes);
+  double total = 0;
+  for (const TensorSpec* leaf : leaves_of(source.arguments)) {
+    if (!is_tensor(*leaf, shapes)) continue;
+    auto bytes = static_cast<double>(size_of(leaf->dtype.value_or(DType::kFloat32)));
+    for (const std::int64_t size : sizes.of(*leaf)) bytes *= static_cast<double>(size);
+    total += bytes;
+  }
+  return total < 0x1p63 ? static_cast<std::uint64_t>(total)
+                        : std::numeric_limits<std::uint64_t>::max();
+}
 
 std::vector<Shapes> random_shapes(const Model& model, std::size_t count, std::uint64_t seed) {
   const auto& warmup = ModelAccess::archive(model).warmup_shapes;

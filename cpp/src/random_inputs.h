@@ -22,4 +22,8 @@ struct InputSource {
 std::vector<Value> random_inputs(const InputSource& source, const InputShapes& shapes,
                                  std::uint64_t seed, const std::map<std::string, Value>& given);
 
+/// Of all tensors that random_inputs() draws where none is given; the largest number where it does
+/// not fit. @throws InputError where sizes are not known.
+std::uint64_t input_bytes(const InputSource& source, const InputShapes& shapes);
+
 }  // namespace ts_infer

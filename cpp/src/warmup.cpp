@@ -21,11 +21,11 @@ using Clock = std::chrono::steady_clock;
 constexpr std::size_t kMostCalls = 10;  // at one size
 constexpr double kSettledRatio = 1.25;  // a call this near to the fastest is as fast
 
-std::int64_t elements(const InputShapes& shapes) {
-  std::int64_t sum = 0;
+double elements(const InputShapes& shapes) {
+  double sum = 0;
   for (const auto& [name, shape] : shapes) {
-    std::int64_t count = 1;
-    for (const std::int64_t size : shape) count *= size;
+    double count = 1;
+    for (const std::int64_t size : shape) count *= static_cast<double>(size);
     sum += count;
   }
   return sum;
@@ -127,11 +127,31 @@ WarmUp::WarmUp(const LoadOptions& options, const Archive& archive, const std::st
   }
   example_ = example_of(archive, arguments_);
   try {
+    leave_out_large(options.warmup_bytes);
+    if (sizes_.empty()) {
+      reason_ = too_large_;
+      return;
+    }
     inputs(sizes_.back());
   } catch (const InputError& error) {
     if (given) throw ModelLoadError(std::string("warmup_shapes: ") + error.what());
     reason_ = "sizes are not known; give warmup_shapes";
   }
+}
+
+void WarmUp::leave_out_large(std::uint64_t most_bytes) {
+  std::vector<std::string> texts;
+  const std::vector<InputShapes> all = sizes_;
+  const InputSource source = {model_, signature_, arguments_, all};
+  const auto is_large = [&](const InputShapes& shapes) {
+    const std::uint64_t bytes = input_bytes(source, shapes);
+    if (bytes > most_bytes) texts.push_back(c10::str(shapes_text(shapes), ", ", bytes, " bytes"));
+    return bytes > most_bytes;
+  };
+  sizes_.erase(std::remove_if(sizes_.begin(), sizes_.end(), is_large), sizes_.end());
+  if (texts.empty()) return;
+  too_large_ = c10::str("inputs of more than ", most_bytes, " bytes: ", join(texts, "; "),
+                        "; raise warmup_bytes");
 }
 
 std::vector<Value> WarmUp::inputs(const InputShapes& shapes) const {
@@ -204,6 +224,9 @@ std::vector<LoadStep> WarmUp::run(
     log(LogLevel::kInfo,
         c10::str(at, ": ", step.calls_ms.size(), " calls, ", std::llround(step.ms), " ms"));
     steps.push_back(std::move(step));
+  }
+  if (!too_large_.empty()) {
+    log(LogLevel::kWarning, "the warm-up leaves out " + too_large_);
   }
   if (!left_out.empty()) {
     log(LogLevel::kWarning,

@@ -38,6 +38,7 @@ class WarmUp {
                             const std::function<void(LogLevel, const std::string&)>& log) const;
 
  private:
+  void leave_out_large(std::uint64_t most_bytes);
   std::vector<Value> inputs(const InputShapes& shapes) const;
   c10::IValue rehearsed(const WarmUpCall& call, const std::vector<Value>& args,
                         std::size_t size) const;
@@ -50,6 +51,7 @@ class WarmUp {
   std::vector<InputNode> arguments_;
   std::map<std::string, Value> example_;  // by leaf, of the golden sample
   std::vector<InputShapes> sizes_;        // largest first
+  std::string too_large_;                 // what is left out, and why; empty where all is run
   std::string reason_;
 };
 

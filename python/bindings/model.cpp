@@ -188,6 +188,7 @@ void bind_model(py::module_& module) {
       .def_readwrite("intra_op_threads", &LoadOptions::intra_op_threads)
       .def_readwrite("warmup", &LoadOptions::warmup)
       .def_readwrite("warmup_budget_s", &LoadOptions::warmup_budget_s)
+      .def_readwrite("warmup_bytes", &LoadOptions::warmup_bytes)
       .def_readwrite("warmup_shapes", &LoadOptions::warmup_shapes)
       .def_readwrite("verify", &LoadOptions::verify)
       .def_readwrite("reuse_memory", &LoadOptions::reuse_memory)

@@ -94,6 +94,7 @@ def load(
     intra_op_threads: int = 0,
     warmup: str = "fast",
     warmup_budget_s: float = 10,
+    warmup_bytes: int = 2**30,
     warmup_shapes: Iterable[Mapping[str, Sequence[int]]] = (),
     verify: bool = False,
     reuse_memory: bool = True,
@@ -136,6 +137,8 @@ def load(
             where no sizes are known.
         warmup_budget_s: Seconds after which no further warm-up call is started; ``on_log`` then
             says what was left out.
+        warmup_bytes: Bytes of the inputs of a warm-up call. Sizes that take more are not run;
+            ``on_log`` says which.
         warmup_shapes: Sizes to warm up, `[{"x": [8, 3]}]`. Empty: the archive's own.
         verify: Make the calls of the golden sample, which ``ts_infer.export`` put into the file, on
             a copy of the state, and hold their outputs against it as ``ts_infer.runtime.verify``
@@ -179,6 +182,7 @@ def load(
     options.allow_operators = _several("allow_operators", allow_operators)
     options.warmup = warmup
     options.warmup_budget_s = warmup_budget_s
+    options.warmup_bytes = warmup_bytes
     options.warmup_shapes = [
         {name: list(shape) for name, shape in shapes.items()} for shapes in warmup_shapes
     ]

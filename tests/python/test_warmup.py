@@ -113,6 +113,21 @@ def test_budget_that_runs_out_is_logged(tmp_path: Path, caplog: pytest.LogCaptur
     assert "budget of 0 s: not run at words 1x5" in caplog.text
 
 
+def test_sizes_of_much_memory_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = export(Lookup(), torch.full((3, 5), 9), tmp_path, "words")
+    with caplog.at_level(logging.WARNING, logger="ts_infer"):
+        model = runtime.load(path, device="cpu", warmup_bytes=100)
+    assert [step.shapes for step in warm_ups(model)] == [{"words": [1, 5]}]
+    assert "leaves out inputs of more than 100 bytes: words 16x5, 640 bytes" in caplog.text
+    model = runtime.load(path, device="cpu", warmup_bytes=10)
+    assert not warm_ups(model)
+    assert any("not warmed up: inputs of more than 10 bytes" in d for d in model.info().decisions)
+    huge = [{"words": (2**60, 2**60)}]
+    assert not warm_ups(runtime.load(path, device="cpu", warmup_shapes=huge))
+
+
 def test_warm_up_leaves_random_numbers_alone(tmp_path: Path) -> None:
     path = export(Lookup(), torch.full((3, 5), 9), tmp_path, "words")
     torch.manual_seed(3)

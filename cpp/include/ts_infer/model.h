@@ -81,6 +81,9 @@ struct LoadOptions {
   /// Seconds after which load() starts no further warm-up call; on_log then says what was left out.
   double warmup_budget_s = 10;
 
+  /// Bytes of the inputs of a warm-up call. Sizes that take more are not run; on_log says which.
+  std::uint64_t warmup_bytes = std::uint64_t{1} << 30;
+
   /// Empty: the archive's own.
   std::vector<InputShapes> warmup_shapes;
 
