@@ -261,10 +261,18 @@ c10::IValue to_ivalue(const Value& value, const c10::TypePtr& type, const std::s
   wrong_type(path, type, value);
 }
 
+Tensor output_tensor(const at::Tensor& tensor, const std::string& where) {
+  try {
+    return from_torch(tensor);
+  } catch (const InputError& error) {
+    throw ExecutionError(where + " a result: " + error.what());
+  }
+}
+
 Value from_ivalue(const c10::IValue& value, const std::string& where) {
   if (value.isNone()) return {};
   if (value.isTensor()) {
-    return value.toTensor().defined() ? Value(from_torch(value.toTensor())) : Value();
+    return value.toTensor().defined() ? Value(output_tensor(value.toTensor(), where)) : Value();
   }
   if (value.isBool()) return value.toBool();
   if (value.isInt()) return value.toInt();

@@ -22,6 +22,9 @@ c10::IValue to_ivalue(const Value& value, const c10::TypePtr& type, const std::s
 /// What a tensor within `value`, which is called `path`, is called.
 std::string path_of(const at::Tensor& tensor, const c10::IValue& value, const std::string& path);
 
+/// @throws ExecutionError that starts with `where` for a tensor that Tensor does not take.
+Tensor output_tensor(const at::Tensor& tensor, const std::string& where);
+
 /// @throws ExecutionError that starts with `where` for a type that Value does not have.
 Value from_ivalue(const c10::IValue& value, const std::string& where);
 

@@ -122,10 +122,13 @@ class RandomState {
   std::vector<std::pair<at::Generator, at::Tensor>> states_;
 };
 
-/// An ordinary tensor over the storage of one made in inference mode; nothing is copied.
+/// An ordinary tensor over the storage of one made in inference mode; where a storage, sizes and
+/// strides are all that it is, nothing is copied.
 at::Tensor as_ordinary(const at::Tensor& tensor) {
   if (!tensor.is_inference()) return tensor;
-  if (tensor.layout() != c10::kStrided || !tensor.has_storage()) return tensor.clone();
+  const bool is_plain = tensor.layout() == c10::kStrided && tensor.has_storage() &&
+                        !tensor.is_quantized() && !tensor.is_meta();
+  if (!is_plain) return tensor.clone();
   at::Tensor ordinary = at::detail::make_tensor<c10::TensorImpl>(c10::Storage(tensor.storage()),
                                                                  tensor.key_set(), tensor.dtype());
   ordinary.unsafeGetTensorImpl()->set_sizes_and_strides(tensor.sizes(), tensor.strides(),
@@ -809,6 +812,7 @@ c10::IValue Model::Impl::release(const c10::IValue& result, DeviceCall* call, bo
            cache->wastes(tensor.storage().data(), tensor.storage().nbytes());
   };
   const auto release_tensor = [&](const at::Tensor& tensor) {
+    if (tensor.is_meta()) return as_ordinary(tensor);
     if (to_host && !tensor.is_cpu()) return call->to_host(tensor);
     // Its memory holds something else than its values.
     if (tensor.is_conj() || tensor.is_neg()) return tensor.resolve_conj().resolve_neg();
@@ -878,7 +882,7 @@ std::vector<Tensor> Model::Impl::flatten(const c10::IValue& result) const {
                                 leaf.type()->annotation_str(),
                                 "; use call(), which returns values of any type"));
     }
-    outputs.push_back(from_torch(leaf.toTensor()));
+    outputs.push_back(output_tensor(leaf.toTensor(), where()));
   });
   return outputs;
 }

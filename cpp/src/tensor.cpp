@@ -249,15 +249,20 @@ at::Tensor to_torch(const Tensor& tensor) { return TensorAccess::to_torch(tensor
 
 Tensor from_torch(at::Tensor tensor) {
   if (tensor.defined()) {
+    if (tensor.layout() != c10::kStrided || tensor.is_quantized()) {
+      const bool is_quantized = tensor.is_quantized();
+      throw InputError(
+          c10::str("[tensor] ", is_quantized ? "dtype " : "layout ",
+                   is_quantized ? dtype_string(tensor.scalar_type()) : c10::str(tensor.layout()),
+                   ": expected a dense tensor; call ", is_quantized ? "dequantize" : "to_dense",
+                   "() first"));
+    }
     if (!from_scalar_type(tensor.scalar_type())) {
       throw InputError(c10::str("[tensor] dtype ", tensor.scalar_type(),
                                 ": expected bool, an integer, a float or a complex type that "
                                 "DLPack knows; cast it first"));
     }
-    if (tensor.layout() != c10::kStrided || tensor.is_quantized()) {
-      throw InputError(c10::str("[tensor] layout ", tensor.layout(),
-                                ": expected a dense tensor; call to_dense() first"));
-    }
+    if (tensor.is_meta()) throw InputError("[tensor] device meta: expected a tensor with values");
   }
   return TensorAccess::from_torch(std::move(tensor));
 }

@@ -28,6 +28,7 @@ import ts_infer
 from ts_infer import runtime
 
 SaveModel = Callable[..., Path]
+RunBinary = Callable[..., subprocess.CompletedProcess[str]]
 
 DTYPES = [
     torch.bool,
@@ -874,6 +875,96 @@ def test_messages_go_to_on_log(caplog: pytest.LogCaptureFixture) -> None:
     assert messages
     levels = {logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR}
     assert {level for level, _ in messages} <= levels
+
+
+def test_a_path_with_a_nul_opens_nothing(affine_path: Path) -> None:
+    for read in (runtime.load, runtime.read_model_info):
+        with pytest.raises(ts_infer.ModelLoadError, match="got one with a NUL behind this"):
+            read(f"{affine_path}\0x")
+
+
+class Quantised(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.quantize_per_tensor(x, 0.5, 3, torch.qint8)
+
+
+class QuantisedRows(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scales = torch.tensor([0.5, 0.25])
+        return torch.quantize_per_channel(x, scales, torch.zeros(2), 0, torch.qint8)
+
+
+class Sparse(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.to_sparse()
+
+
+class OneDnn(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.to_mkldnn()
+
+
+class Meta(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.to(torch.device("meta"))
+
+
+KINDS: list[tuple[type[nn.Module], str]] = [
+    (Quantised, "dequantize"),
+    (QuantisedRows, "dequantize"),
+    (Sparse, "to_dense"),
+    (OneDnn, "to_dense"),
+    (Meta, "expected a tensor with values"),
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*quantize:UserWarning")
+@pytest.mark.parametrize(("kind", "advice"), KINDS)
+def test_outputs_of_every_kind_are_handed_over(
+    kind: type[nn.Module], advice: str, tmp_path: Path, ts_infer: RunBinary
+) -> None:
+    x = torch.tensor([[1.0, 0.0], [-2.0, 3.0]])
+    path = tmp_path / "model.pt"
+    path.write_bytes(archive_bytes(kind()))
+    expected = kind()(x)
+    got = runtime.load(path, warmup="off", device="cpu")(x)
+    assert (got.dtype, got.layout, got.device) == (expected.dtype, expected.layout, expected.device)
+    assert not got.is_inference()
+    if expected.is_quantized:
+        assert got.qscheme() == expected.qscheme()
+        torch.testing.assert_close(got.dequantize(), expected.dequantize(), rtol=0, atol=0)
+        torch.testing.assert_close(got.int_repr(), expected.int_repr(), rtol=0, atol=0)
+    elif kind is not Meta:
+        torch.testing.assert_close(got.to_dense(), expected.to_dense(), rtol=0, atol=0)
+    done = ts_infer("run", path, "--shape", "x=2x2")
+    assert done.returncode == 5, done.stderr
+    assert advice in done.stderr
+
+
+class Divides(nn.Module):
+    def forward(self, x: torch.Tensor, a: int, b: int) -> list[int]:
+        c, d = divmod(a, b)
+        return [a // b, a % b, c, d, a // 3, a % 5]
+
+
+class Remainders(nn.Module):
+    def forward(self, x: torch.Tensor, a: int, b: int) -> int:
+        return a % b
+
+
+@pytest.mark.parametrize("executor", runtime.executors())
+def test_integers_that_cannot_be_divided_are_an_error(executor: str) -> None:
+    x = torch.ones(1)
+    for module in (Divides(), Remainders()):
+        model = runtime.load(archive_bytes(module), executor=executor, device="cpu")
+        for a, b in ((7, 2), (-7, 2), (7, -2), (0, -1), (-(2**63), 2)):
+            expected: Any = [a // b, a % b, *divmod(a, b), a // 3, a % 5]
+            assert model(x, a, b) == (expected if isinstance(module, Divides) else a % b)
+        for _ in range(2):
+            with pytest.raises(ts_infer.ExecutionError, match="division or modulo by zero"):
+                model(x, 7, 0)
+            with pytest.raises(ts_infer.ExecutionError, match="no 64-bit integer"):
+                model(x, -(2**63), -1)
 
 
 class Prints(nn.Module):

@@ -223,6 +223,10 @@ Archive::~Archive() {
 
 std::shared_ptr<const Archive> Archive::open(const std::string& path, const ArchiveLimits& limits) {
   if (is_exiting()) throw ModelLoadError("[load] " + path + ':' + kProcessEnds);
+  if (path.find('\0') != path.npos) {  // what lies before it may be another file
+    throw ModelLoadError("[load] " + path.substr(0, path.find('\0')) +
+                         ": expected a path, got one with a NUL behind this; leave that away");
+  }
   const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // waits for no pipe
   if (file < 0) {
     const std::string message = "[load] " + path + ": " + std::strerror(errno);

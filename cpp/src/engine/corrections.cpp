@@ -8,7 +8,10 @@
 
 #include <algorithm>
 #include <functional>
+#include <iterator>
+#include <limits>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <unordered_set>
 
@@ -133,6 +136,16 @@ void require_width(Stack& stack) {
               width, " features, got one of shape ", input.sizes());
 }
 
+void require_divisor(Stack& stack) {
+  const std::int64_t by = torch::jit::pop(stack).toInt();
+  const std::int64_t of = torch::jit::pop(stack).toInt();
+  if (by == 0) throw std::runtime_error("integer division or modulo by zero");
+  if (by == -1 && of == std::numeric_limits<std::int64_t>::min()) {
+    throw std::runtime_error("the quotient of -2**63 and -1 is no 64-bit integer");
+  }
+  torch::jit::push(stack, by);
+}
+
 const torch::jit::RegisterOperators kOperators(
     {Operator(
          "ts_infer::dtype(Tensor self) -> int",
@@ -143,6 +156,8 @@ const torch::jit::RegisterOperators kOperators(
          c10::AliasAnalysisKind::PURE_FUNCTION),
      Operator("ts_infer::require_width(Tensor(a) input, Tensor[] params, int rank) -> Tensor(a)",
               require_width, c10::AliasAnalysisKind::FROM_SCHEMA),
+     Operator("ts_infer::divisor(int of, int by) -> int", require_divisor,
+              c10::AliasAnalysisKind::PURE_FUNCTION),
      Operator(
          "ts_infer::scalar_tensor(Tensor(a) self) -> Tensor(a)", [](Stack&) {},
          c10::AliasAnalysisKind::FROM_SCHEMA)});
@@ -257,6 +272,28 @@ void require_widths(Block* block) {
   }
 }
 
+bool divides_integers(const Node* node) {
+  static constexpr const char* kSchemas[] = {
+      "aten::floordiv.int(int a, int b) -> int", "aten::remainder.int(int a, int b) -> int",
+      "aten::__round_to_zero_floordiv.int(int a, int b) -> int",
+      "aten::divmod.int(int x, int y) -> (int, int)"};
+  if (!std::any_of(std::begin(kSchemas), std::end(kSchemas),
+                   [&](const char* schema) { return node->matches(schema); })) {
+    return false;
+  }
+  const auto known = torch::jit::constant_as<std::int64_t>(node->input(1));
+  return !known || *known == 0 || *known == -1;
+}
+
+void require_divisors(Block* block) {
+  for (Node* node : nodes_where(block, divides_integers)) {
+    const torch::jit::WithInsertPoint before(node);
+    node->replaceInput(
+        1, node->owningGraph()->insert(c10::Symbol::fromQualString("ts_infer::divisor"),
+                                       {node->input(0), node->input(1)}, {}, node->sourceRange()));
+  }
+}
+
 void hide_types(Block* block) {
   for (Node* node : nodes_where(block, asks_for_types)) {
     replace(node, node, twin_of(node).c_str(), node->inputs().vec());
@@ -273,6 +310,7 @@ void correct(const std::vector<Block*>& functions, bool optimized) {
     if (written) declare_views(block);
     unwrap_numbers(block);
     require_widths(block);
+    require_divisors(block);
     if (optimized) hide_types(block);
   }
 }

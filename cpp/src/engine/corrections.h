@@ -21,6 +21,8 @@ namespace ts_infer {
 /// - LSTMs, GRUs and RNNs refuse inputs of another width than their weights', the first two of
 ///   another rank too: torch's operators, in inference mode, read beyond the weights then, or
 ///   divide the wrong dimension. nn.LSTM's own check is Python's, which a trace does not have.
+/// - What integers are divided by is checked: torch's operators end the process where that is 0, or
+///   -1 below the smallest integer.
 /// - With `optimized`, what asks for a tensor's sizes and dtype, or for others of these, is done by
 ///   operators of our own. torch's freeze and peephole passes take the rank of a convolution's
 ///   result for that of a batch, where it may have none; its legacy executor takes what torch.full
