@@ -342,6 +342,7 @@ void Archive::read(const ArchiveLimits& limits) {
 void Archive::read_members(const ArchiveLimits& limits) {
   PyTorchStreamReader unpacker(reader());
   const std::vector<char> intact = intact_weights(bytes_, members_, root_);
+  std::map<std::string, std::string> code;
   std::unordered_map<std::string, std::uint64_t> sizes;
   for (const ZipMember& member : members_) {
     if (use_of(inner_name(member, root_)) != Use::kWeight) continue;
@@ -364,36 +365,17 @@ void Archive::read_members(const ArchiveLimits& limits) {
       if (!intact[i]) info_.damaged.push_back(name);
     } else if (const auto content = intact_content(bytes_, member, unpacker, name)) {
       if (name == kManifestMember) info_.manifest_json = std::string_view(*content);
-      if (use == Use::kCode) scan_code(name, *content, limits);
+      if (use == Use::kCode) {
+        const std::string& source = code[name] = std::string_view(*content);
+        require_limit("nesting", scan_source(source).nesting, limits.nesting, " in " + name);
+      }
       if (use == Use::kPickle) check_pickle(name, *content, sizes, limits);
     } else {
       info_.damaged.push_back(name);
     }
   }
-  if (!info_.restricted_operators.empty()) leave_out_own_names();
-}
-
-void Archive::leave_out_own_names() {
-  PyTorchStreamReader unpacker(reader());
-  std::map<std::string, std::string> code;
-  for (const ZipMember& member : members_) {
-    const std::string name = inner_name(member, root_);
-    if (use_of(name) != Use::kCode) continue;
-    const auto content = intact_content(bytes_, member, unpacker, name);
-    if (content) code[name] = std::string_view(*content);
-  }
-  const auto& found = info_.restricted_operators;
-  const std::set<std::string> used = without_own_names(code, {found.begin(), found.end()});
+  const std::set<std::string> used = used_operators(code);
   info_.restricted_operators.assign(used.begin(), used.end());
-}
-
-void Archive::scan_code(const std::string& name, std::string_view source,
-                        const ArchiveLimits& limits) {
-  const SourceScan scan = scan_source(source);
-  require_limit("nesting", scan.nesting, limits.nesting, " in " + name);
-  std::set<std::string> all(info_.restricted_operators.begin(), info_.restricted_operators.end());
-  all.insert(scan.restricted.begin(), scan.restricted.end());
-  info_.restricted_operators.assign(all.begin(), all.end());
 }
 
 void Archive::check_pickle(const std::string& name, std::string_view pickle,

@@ -92,8 +92,6 @@ class Archive {
   void check_pickle(const std::string& name, std::string_view pickle,
                     const std::unordered_map<std::string, std::uint64_t>& sizes,
                     const ArchiveLimits& limits);
-  void leave_out_own_names();
-  void scan_code(const std::string& name, std::string_view source, const ArchiveLimits& limits);
 
   std::string path_;
   std::string_view bytes_;

@@ -253,25 +253,12 @@ class Scope {
 
 class Proof {
  public:
-  explicit Proof(const std::set<std::string>& found) : found_(found) {}
-
-  void parse(const std::string& file, const std::string& source) {
-    std::string qualifier = file.substr(5, file.size() - 8);  // code/ … .py
-    std::replace(qualifier.begin(), qualifier.end(), '/', '.');
-    torch::jit::Parser parser(std::make_shared<torch::jit::Source>(source, file, 1));
-    torch::jit::Lexer& lexer = parser.lexer();
-    if (lexer.cur().kind == torch::jit::TK_IDENT && lexer.cur().text() == "op_version_set") {
-      skip_line(lexer);  // torch before 1.4
-    }
-    while (lexer.cur().kind != torch::jit::TK_EOF) {
-      if (lexer.cur().kind == torch::jit::TK_IMPORT) {
-        skip_line(lexer);
-      } else if (lexer.cur().kind == torch::jit::TK_CLASS_DEF) {
-        definitions_.emplace_back(qualifier, parser.parseClass());
-        classes_.add(qualifier, definitions_.back().second);
-      } else {
-        definitions_.emplace_back(qualifier, parser.parseFunction(/*is_method=*/false));
-      }
+  void read(const std::string& file, const std::string& source) {
+    try {
+      parse(file, source);
+    } catch (const std::exception&) {
+      // torch will not read it either, and says where.
+      used_.merge(scan_source(source).restricted);
     }
   }
 
@@ -293,6 +280,26 @@ class Proof {
   }
 
  private:
+  void parse(const std::string& file, const std::string& source) {
+    std::string qualifier = file.substr(5, file.size() - 8);  // code/ … .py
+    std::replace(qualifier.begin(), qualifier.end(), '/', '.');
+    torch::jit::Parser parser(std::make_shared<torch::jit::Source>(source, file, 1));
+    torch::jit::Lexer& lexer = parser.lexer();
+    if (lexer.cur().kind == torch::jit::TK_IDENT && lexer.cur().text() == "op_version_set") {
+      skip_line(lexer);  // torch before 1.4
+    }
+    while (lexer.cur().kind != torch::jit::TK_EOF) {
+      if (lexer.cur().kind == torch::jit::TK_IMPORT) {
+        skip_line(lexer);
+      } else if (lexer.cur().kind == torch::jit::TK_CLASS_DEF) {
+        definitions_.emplace_back(qualifier, parser.parseClass());
+        classes_.add(qualifier, definitions_.back().second);
+      } else {
+        definitions_.emplace_back(qualifier, parser.parseFunction(/*is_method=*/false));
+      }
+    }
+  }
+
   static void skip_line(torch::jit::Lexer& lexer) {
     while (lexer.cur().kind != torch::jit::TK_NEWLINE && lexer.cur().kind != torch::jit::TK_EOF) {
       lexer.next();
@@ -317,18 +324,21 @@ class Proof {
   }
 
   void look_at_name(const std::string& name, const TreeRef& value, const Scope& scope) {
-    for (const std::string& restricted : found_) {
-      if (last_name(restricted) != name) continue;
+    for (const RestrictedOperator& restricted : all_restricted_operators()) {
+      if (last_name(restricted.name) != name) continue;
       const Class* const holder = scope.class_of(value);
       const bool is_own =
           (holder != nullptr && holder->declares(name)) || scope.is_own_namespace(value);
-      if (!is_own) used_.insert(restricted);
+      if (!is_own) used_.insert(restricted.name);
     }
   }
 
-  void use_all() { used_ = found_; }
+  void use_all() {
+    for (const RestrictedOperator& restricted : all_restricted_operators()) {
+      used_.insert(restricted.name);
+    }
+  }
 
-  const std::set<std::string>& found_;
   Classes classes_;
   std::vector<std::pair<std::string, TreeRef>> definitions_;  // behind their files' qualifiers
   std::set<std::string> used_;
@@ -336,16 +346,10 @@ class Proof {
 
 }  // namespace
 
-std::set<std::string> without_own_names(const std::map<std::string, std::string>& code,
-                                        const std::set<std::string>& found) {
-  if (found.empty()) return found;
-  try {
-    Proof proof(found);
-    for (const auto& [file, source] : code) proof.parse(file, source);
-    return proof.run();
-  } catch (const std::exception&) {
-    return found;  // torch will not read it either, and says where
-  }
+std::set<std::string> used_operators(const std::map<std::string, std::string>& code) {
+  Proof proof;
+  for (const auto& [file, source] : code) proof.read(file, source);
+  return proof.run();
 }
 
 }  // namespace ts_infer

@@ -6,12 +6,15 @@
 
 namespace ts_infer {
 
-/// Of the restricted operators that scan_source() found by their last names, those that the code
-/// may use: not those whose every mention is certainly an attribute or a method that a class of the
-/// archive declares (`self.save`), or a part of the name of its own code (`__torch__.save.Net`).
-/// torch's parser reads the code; nothing is compiled. What is not certain stays.
+/// The restricted operators that code may use. torch's parser reads it, as it does in a load;
+/// nothing is compiled. An operator is told by its last name behind a dot or in a getattr(),
+/// whatever stands before: an alias or a tensor's method reach it too. Left out is a name that is
+/// certainly an attribute or a method that a class of the archive declares (`self.save`), or a part
+/// of the name of its own code (`__torch__.save.Net`). A file that cannot be parsed is read as
+/// text.
+///
+/// Nesting must have been bounded: the parser calls itself.
 /// `code` has the source of every file by its name, "code/__torch__.py".
-std::set<std::string> without_own_names(const std::map<std::string, std::string>& code,
-                                        const std::set<std::string>& found);
+std::set<std::string> used_operators(const std::map<std::string, std::string>& code);
 
 }  // namespace ts_infer

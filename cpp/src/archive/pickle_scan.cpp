@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "archive/pickle_machine.h"
+#include "archive/source_scan.h"
 #include "reach.h"
 #include "ts_infer/error.h"
 
@@ -32,16 +33,6 @@ std::optional<std::uint64_t> element_size(std::string_view global) {
   const auto found = kSizes.find(global);
   if (found == kSizes.end()) return std::nullopt;
   return found->second;
-}
-
-std::size_t bracket_depth(std::string_view text) {
-  std::size_t depth = 0;
-  std::size_t deepest = 0;
-  for (const char c : text) {
-    if (c == '[' || c == '(') deepest = std::max(deepest, ++depth);
-    if ((c == ']' || c == ')') && depth > 0) --depth;
-  }
-  return deepest;
 }
 
 /// A value as far as it can be told from the opcodes. Small: a byte of a pickle may be a value.
@@ -275,7 +266,8 @@ class PickleScanner : PickleMachine<PickledValue> {
     } else if (name == "torch.jit._pickle restore_type_tag") {
       const c10::ArrayRef<PickledValue> parts = elements(argument, 2);
       if (parts[1].kind != Kind::kText) no_pickle();
-      scan_.nesting = std::max(scan_.nesting, bracket_depth(text_of(parts[1])));
+      // torch's parser reads the type.
+      scan_.nesting = std::max(scan_.nesting, scan_source(text_of(parts[1])).nesting);
     }
     push_holder(Kind::kObject);
     put_in({argument});

@@ -9,6 +9,15 @@ namespace {
 
 bool is_letter(char c) { return std::isalpha(static_cast<unsigned char>(c)) != 0 || c == '_'; }
 
+bool is_blank(char c) { return std::isspace(static_cast<unsigned char>(c)) != 0 && c != '\n'; }
+
+/// Words that an expression nests by, in torch's parser or behind it.
+bool is_operator(std::string_view word) {
+  static constexpr std::string_view kWords[] = {"if", "else", "not", "and",   "or",
+                                                "is", "in",   "for", "lambda"};
+  return std::find(std::begin(kWords), std::end(kWords), word) != std::end(kWords);
+}
+
 /// Goes through the tokens as torch's lexer finds them.
 class SourceScanner {
  public:
@@ -21,17 +30,17 @@ class SourceScanner {
   }
 
  private:
-  struct Level {
-    std::size_t chain = 0;  // operators since the last comma
-  };
-
   void step() {
     const char c = source_[at_];
     if (c == '\n') {
       ++at_;
       if (levels_.size() == 1) start_line();
     } else if (c == '#') {
-      at_ = std::min(source_.find('\n', at_), source_.size());
+      // What stands in a comment about types is code.
+      const std::string_view types = "# type:";
+      at_ = source_.substr(at_).starts_with(types)
+                ? at_ + types.size()
+                : std::min(source_.find('\n', at_), source_.size());
     } else if (c == '"' || c == '\'') {
       string(c);
     } else if (is_letter(c)) {
@@ -47,12 +56,14 @@ class SourceScanner {
   /// A statement's first column tells its block.
   void start_line() {
     levels_.assign(1, {});
+    chained_ = 0;
     std::size_t column = at_;
-    while (column < source_.size() && (source_[column] == ' ' || source_[column] == '\t')) ++column;
+    while (column < source_.size() && is_blank(source_[column])) ++column;
     if (column >= source_.size() || source_[column] == '\n' || source_[column] == '#') return;
     const std::size_t indent = column - at_;
     while (!blocks_.empty() && blocks_.back() >= indent) blocks_.pop_back();
     blocks_.push_back(indent);
+    deepen();
   }
 
   void string(char quote) {
@@ -85,7 +96,7 @@ class SourceScanner {
     after_dot_ = after_string_ = false;
     if (text == "getattr") is_getattr_ = true;
     if (text == "elif") ++elifs_;
-    if (text == "if" || text == "else" || text == "not" || text == "and" || text == "or") nest();
+    if (is_operator(text)) nest();
   }
 
   void symbol(char c) {
@@ -94,27 +105,25 @@ class SourceScanner {
     after_string_ = false;
     if (c == '(' || c == '[' || c == '{') {
       nest();
-      levels_.emplace_back();
-      deepen();
+      levels_.push_back(0);
     } else if (c == ')' || c == ']' || c == '}') {
-      if (levels_.size() > 1) levels_.pop_back();
+      if (levels_.size() == 1) return;
+      chained_ -= levels_.back();
+      levels_.pop_back();
     } else if (c == ',') {
-      levels_.back().chain = 0;
+      chained_ -= std::exchange(levels_.back(), 0);
     } else if (std::isdigit(static_cast<unsigned char>(c)) == 0 && c != ':' && c != '=') {
       nest();
     }
   }
 
   void nest() {
-    ++levels_.back().chain;
+    ++levels_.back();
+    ++chained_;
     deepen();
   }
 
-  void deepen() {
-    std::size_t depth = blocks_.size() + elifs_;
-    for (const Level& level : levels_) depth += level.chain;
-    scan_.nesting = std::max(scan_.nesting, depth);
-  }
+  void deepen() { scan_.nesting = std::max(scan_.nesting, blocks_.size() + elifs_ + chained_); }
 
   void name(std::string_view text) {
     for (const RestrictedOperator& op : all_restricted_operators()) {
@@ -128,7 +137,8 @@ class SourceScanner {
   bool after_string_ = false;
   bool is_getattr_ = false;  // there was one: any string may be a name
   std::size_t elifs_ = 0;
-  std::vector<Level> levels_;
+  std::vector<std::size_t> levels_;  // of each bracket: operators since the last comma
+  std::size_t chained_ = 0;          // in all of them
   std::vector<std::size_t> blocks_;  // columns
   SourceScan scan_;
 };

@@ -30,9 +30,10 @@ struct SourceScan {
 /// Whether a name of TorchScript may have it.
 bool is_in_word(char c);
 
-/// Finds a restricted operator by its last name behind a dot, whatever stands before: an alias, a
-/// tensor's method or getattr() reach it too. So an attribute that is called like one is found as
-/// well: without_own_names() tells them apart.
+/// Goes through the tokens, in a time that is linear in their number. It takes for a restricted
+/// operator what has its last name behind a dot, or in a string behind a getattr():
+/// used_operators() is exact, where torch's parser can read the source. Nesting is that of torch's
+/// parser or more.
 SourceScan scan_source(std::string_view source);
 
 }  // namespace ts_infer
