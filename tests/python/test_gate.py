@@ -118,7 +118,8 @@ def test_files_are_not_touched_unless_it_is_allowed(
     path.write_bytes(archive_bytes(make(str(target))))
     target.unlink(missing_ok=True)
     name = "aten::from_file" if make is MapsInAMethod else "aten::save"
-    assert runtime.read_model_info(path).restricted_operators == [name]
+    names = ["__setstate__", name] if make is SavesWhenItIsLoaded else [name]
+    assert runtime.read_model_info(path).restricted_operators == names
     for refused in (
         lambda: runtime.load(path, allow_operators=["c10d::"]),
         lambda: runtime.verify(path),
@@ -131,14 +132,15 @@ def test_files_are_not_touched_unless_it_is_allowed(
     assert name in done.stderr
     assert not target.exists()
 
-    model = runtime.load(path, allow_operators=[name])
+    model = runtime.load(path, allow_operators=names)
     x = torch.ones(3)
     torch.testing.assert_close(model(x), x)
     if make is MapsInAMethod:
         model.run_method("spill", x)
     assert target.exists()
     target.unlink()
-    done = ts_infer("run", path, "--shape", "x=2", "--allow-operator", name)
+    allowed = [text for name in names for text in ("--allow-operator", name)]
+    done = ts_infer("run", path, "--shape", "x=2", *allowed)
     assert done.returncode == 0, done.stderr
     assert target.exists() or make is MapsInAMethod
 
@@ -185,6 +187,84 @@ def test_other_processes_are_out_of_reach() -> None:
     for namespace in ("c10d", "symm_mem", "inductor"):
         with pytest.raises(ModelLoadError, match=f"{namespace}::"):
             runtime.load(with_code(f"ops.{namespace}.something(x)"))
+
+
+class ComputesWhenItIsLoaded(nn.Module):
+    """What is computed depends on `how`; the state is assigned in any case."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.count = 3
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.count
+
+    @torch.jit.export
+    def put(self, count: int) -> None:
+        self.count = count
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[int, bool]:
+        return self.count, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[int, bool]) -> None:
+        self.how = ""
+        self.put(state[0])
+        if state[0] != 3:
+            raise RuntimeError("another state")
+        self.training = state[1]
+
+
+def with_setstate(statement: str) -> bytes:
+    """An archive whose __setstate__ first runs this."""
+
+    def change(name: str, data: bytes) -> list[tuple[str, bytes]]:
+        source = data.decode() if name.endswith(".py") else ""
+        if "__setstate__" not in source:
+            return [(name, data)]
+        changed = source.replace('    self.how = ""\n', f'    self.how = ""\n    {statement}\n')
+        assert changed != source
+        return [(name, changed.encode())]
+
+    return rezipped(archive_bytes(ComputesWhenItIsLoaded("")), change)
+
+
+def test_a_state_that_is_only_assigned_is_taken() -> None:
+    contents = archive_bytes(ComputesWhenItIsLoaded(""))
+    assert runtime.read_model_info(contents).restricted_operators == []
+    torch.testing.assert_close(runtime.load(contents)(torch.ones(2)), torch.full((2,), 3.0))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "x = torch.zeros([3])",
+        "x = (state)[0] * 3",
+        "x = [1]*1000000000",
+        "for i in range(3):\n      self.count = i",
+        "while True:\n      pass",
+        "x = [i for i in [1, 2]]",
+        "_0 = (self).__setstate__(state, )",
+        "x = torch.neg((state)[0])",
+        "x = ops.aten.neg((state)[0])",
+        "x = torch.list((state)[0])",
+    ],
+)
+def test_code_that_computes_in_load_is_refused(statement: str) -> None:
+    contents = with_setstate(statement)
+    assert runtime.read_model_info(contents).restricted_operators == ["__setstate__"]
+    with pytest.raises(ModelLoadError, match=r"__setstate__ \(computes.*allow_operators"):
+        runtime.load(contents)
+
+
+def test_code_that_computes_in_load_may_be_allowed() -> None:
+    contents = with_setstate("self.count = (state)[0] + 0")
+    with pytest.raises(ModelLoadError, match="__setstate__"):
+        runtime.load(contents)
+    model = runtime.load(contents, allow_operators=["__setstate__"])
+    torch.testing.assert_close(model(torch.ones(2)), torch.full((2,), 3.0))
 
 
 def test_code_is_found_under_names_in_any_case() -> None:

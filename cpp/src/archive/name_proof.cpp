@@ -11,6 +11,8 @@
 #include <unordered_map>
 #include <vector>
 
+#include "archive/code_names.h"
+#include "archive/setstate_proof.h"
 #include "archive/source_scan.h"
 #include "archive/zip.h"
 
@@ -38,15 +40,6 @@ bool is_torchs_own(const std::string& name) {
 bool is_variable(const TreeRef& tree) { return tree->kind() == torch::jit::TK_VAR; }
 
 std::string name_of(const TreeRef& variable) { return Var(variable).name().name(); }
-
-/// "a.b.c"; "" for what is no such name.
-std::string dotted_name(const TreeRef& tree) {
-  if (is_variable(tree)) return name_of(tree);
-  if (tree->kind() != '.') return "";
-  const Select select(tree);
-  const std::string value = dotted_name(select.value().tree());
-  return value.empty() ? "" : value + '.' + select.selector().name();
-}
 
 /// The operands of getattr(value, "name").
 struct Getattr {
@@ -276,6 +269,7 @@ class Proof {
                 is_method ? Scope(classes_, Def(statement), own) : Scope(classes_));
       }
     }
+    if (!only_assigns_in_load(definitions_)) used_.insert(kSetstate);
     return std::move(used_);
   }
 
@@ -340,7 +334,7 @@ class Proof {
   }
 
   Classes classes_;
-  std::vector<std::pair<std::string, TreeRef>> definitions_;  // behind their files' qualifiers
+  std::vector<Definition> definitions_;
   std::set<std::string> used_;
 };
 

@@ -162,6 +162,7 @@ const std::vector<RestrictedOperator>& all_restricted_operators() {
       {"_dtensor::", "talks to other processes"},
       {"symm_mem::", "reads and writes other processes' memory"},
       {"inductor::", "reads and writes memory outside its tensors"},
+      {kSetstate, "computes while the file is loaded"},
   };
   return kRestricted;
 }

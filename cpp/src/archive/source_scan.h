@@ -9,11 +9,14 @@
 namespace ts_infer {
 
 /// An operator of torch's that reaches beyond the tensors it is given; a name that ends in "::" is
-/// a namespace of them.
+/// a namespace of them, and kSetstate stands for code of that name that computes.
 struct RestrictedOperator {
   std::string name;   // "aten::save"
   std::string reach;  // "writes files"
 };
+
+/// The method by which an object takes its state back, in load.
+inline constexpr const char* kSetstate = "__setstate__";
 
 /// What no model needs to compute, and what could harm the process that runs it.
 const std::vector<RestrictedOperator>& all_restricted_operators();
