@@ -19,11 +19,7 @@ import dataclasses
 import functools
 import gc
 import inspect
-import os
-import pickle
 import re
-import select
-import signal
 import sys
 import time
 from pathlib import Path
@@ -37,9 +33,10 @@ import net_check
 from net_check import Counts, Failure, NotANetError, check
 from net_drawing import EXECUTORS, draw_net
 from net_shrinking import shrink
+from processes import Lost, Seeds, exit_text, in_child, run_seeds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from net import Net
 
@@ -81,73 +78,6 @@ class Result:
     found: list[Found] = dataclasses.field(default_factory=list)
 
 
-class Child:
-    """A process that was forked to do one thing, and what it writes."""
-
-    def __init__(self, work: Callable[[Callable[[Any], None]], None]) -> None:
-        reading, writing = os.pipe()
-        sys.stdout.flush()
-        self.pid = os.fork()
-        if self.pid == 0:
-            os.close(reading)
-            code = 1
-            try:
-                torch.set_num_threads(1)
-                quiet = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(quiet, 2)
-                work(lambda message: _write(writing, pickle.dumps(message)))
-                code = 0
-            finally:
-                os._exit(code)
-        os.close(writing)
-        self.reading = reading
-        self._left = b""
-        self.heard = time.monotonic()
-
-    def messages(self) -> Iterator[Any]:
-        """What can be read now."""
-        data = os.read(self.reading, 1 << 16)
-        self.closed = not data
-        self.heard = time.monotonic()
-        self._left += data
-        while len(self._left) >= 8:
-            size = int.from_bytes(self._left[:8], "little")
-            if len(self._left) < 8 + size:
-                break
-            message, self._left = self._left[8 : 8 + size], self._left[8 + size :]
-            yield pickle.loads(message)
-
-    def end(self, kill: bool = False) -> int:
-        """Its exit status, negative for a signal."""
-        if kill:
-            os.kill(self.pid, signal.SIGKILL)
-        os.close(self.reading)
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-
-
-def _write(handle: int, data: bytes) -> None:
-    data = len(data).to_bytes(8, "little") + data
-    while data:
-        data = data[os.write(handle, data) :]
-
-
-def in_child(work: Callable[[], Any], seconds: float = SECONDS_PER_NET) -> tuple[str, Any]:
-    """What came of it: "done" and the result, "crash" and the status, or "hang"."""
-    child = Child(lambda send: send(work()))
-    results: list[Any] = []
-    end = time.monotonic() + seconds
-    while True:
-        ready, _, _ = select.select([child.reading], [], [], max(0, end - time.monotonic()))
-        if not ready:
-            child.end(kill=True)
-            return "hang", None
-        results.extend(child.messages())
-        if child.closed:
-            break
-    status = child.end()
-    return ("done", results[0]) if results and status == 0 else ("crash", status)
-
-
 def outcome(net: Net) -> Failure | None:
     """What a net does, whatever that is; None too where it is no net."""
 
@@ -157,77 +87,38 @@ def outcome(net: Net) -> Failure | None:
         except NotANetError:
             return None
 
-    how, result = in_child(lambda: work(True))
+    how, result = _in_child(lambda: work(True))
     if how == "done":
         failure: Failure | None = result
         return failure
-    if in_child(lambda: work(False))[0] != "done":
+    if _in_child(lambda: work(False))[0] != "done":
         return None  # torch's own
-    text = f"{signal.Signals(-result).name}" if how == "crash" and result < 0 else f"{result}"
-    return Failure(how, -1, text if how == "crash" else f"{SECONDS_PER_NET:.0f} s")
+    return Failure(how, -1, exit_text(result) if how == "crash" else f"{SECONDS_PER_NET:.0f} s")
+
+
+def _in_child(work: Callable[[], Any]) -> tuple[str, Any]:
+    def alone() -> Any:
+        torch.set_num_threads(1)
+        return work()
+
+    return in_child(alone, SECONDS_PER_NET)
 
 
 def run(options: Options, say: Callable[[str], None] = print) -> Result:
     """Draws, runs and shrinks nets."""
     result = Result()
-    gc.collect()
-    gc.freeze()
     begin = time.monotonic()
-    following = options.seed
-    last = None if options.count is None else options.seed + options.count
-    workers: dict[
-        int, tuple[Child, list[int]]
-    ] = {}  # by handle; the seed it is at, its end, its first
-    pending: list[tuple[int, int]] = []
-
-    def finished() -> bool:
-        return options.seconds is not None and time.monotonic() - begin > options.seconds
-
-    def start() -> bool:
-        nonlocal following
-        if finished():
-            return False
-        if pending:
-            first, end = pending.pop()
-        else:
-            first = following
-            end = first + NETS_PER_PROCESS if last is None else min(first + NETS_PER_PROCESS, last)
-            following = end
-        if first >= end:
-            return False
-        child = Child(lambda send: _work(first, end, options, send))
-        workers[child.reading] = (child, [first, end, first])
-        return True
-
-    told = begin
-    while True:
-        while len(workers) < options.jobs and start():
-            pass
-        if not workers:
-            break
-        ready, _, _ = select.select(list(workers), [], [], 1.0)
-        for handle in ready:
-            child, place = workers[handle]
-            for message in child.messages():
-                _take(message, place, result, say)
-            if child.closed:
-                del workers[handle]
-                status = child.end()
-                if status != 0:
-                    _lost(place, "crash", options, result, say)
-                if status != 0 and place[0] + 1 < place[1]:
-                    pending.append((place[0] + 1, place[1]))
-        for handle, (child, place) in list(workers.items()):
-            late = time.monotonic() - child.heard > SECONDS_PER_NET
-            if late or finished():
-                del workers[handle]
-                child.end(kill=True)
-            if late:
-                _lost(place, "hang", options, result, say)
-                pending.append((place[0] + 1, place[1]))
-        if time.monotonic() - told > 60:
-            told = time.monotonic()
-            say(f"… {summary(result, told - begin)}")
+    run_seeds(
+        Seeds(
+            options.seed, options.count, options.seconds, options.jobs, NETS_PER_PROCESS,
+            SECONDS_PER_NET,
+        ),
+        lambda seed, send: _work(seed, options, send),
+        lambda seed, message: _take(seed, message, result, say),
+        lambda lost: _lost(lost, options, result, say),
+        lambda seconds: say(f"… {summary(result, seconds)}"),
+        _prepare,
+    )  # fmt: skip
     say(summary(result, time.monotonic() - begin))
     _shrink_all(result, options, say)
     return result
@@ -244,51 +135,48 @@ def summary(result: Result, seconds: float) -> str:
     )
 
 
-def _work(first: int, end: int, options: Options, send: Callable[[Any], None]) -> None:
-    """In a child: the nets of some seeds."""
+def _prepare() -> None:
+    torch.set_num_threads(1)
     gc.disable()
     # torch.jit.script reads and parses the source of torch's own modules each time.
     setattr(inspect, "getsourcelines", functools.cache(inspect.getsourcelines))  # noqa: B010
-    for seed in range(first, end):
-        if (seed - first) % 50 == 49:
-            gc.collect()
-        send(("at", seed))
-        counts = Counts()
-        try:
-            net = draw_net(seed, options.executor, options.precision)
-            failure = None if net is None else check(net, counts)
-        except NotANetError:
-            net = None
-        send(("net" if net is not None else "none", counts, failure if net is not None else None))
 
 
-def _take(message: Any, place: list[int], result: Result, say: Callable[[str], None]) -> None:
-    if message[0] == "at":
-        place[0] = message[1]
-        return
-    kind, counts, failure = message
-    result.nets += kind == "net"
-    result.not_nets += kind == "none"
+def _work(seed: int, options: Options, send: Callable[[Any], None]) -> None:
+    """In a child: the net of a seed."""
+    if seed % 50 == 49:
+        gc.collect()
+    counts = Counts()
+    try:
+        net = draw_net(seed, options.executor, options.precision)
+        failure = None if net is None else check(net, counts)
+    except NotANetError:
+        net = None
+    send((net is not None, counts, failure if net is not None else None))
+
+
+def _take(seed: int, message: Any, result: Result, say: Callable[[str], None]) -> None:
+    is_net, counts, failure = message
+    result.nets += is_net
+    result.not_nets += not is_net
     for field in dataclasses.fields(Counts):
         value = getattr(result.counts, field.name) + getattr(counts, field.name)
         setattr(result.counts, field.name, value)
     if failure is not None:
-        say(f"seed {place[0]}: {failure.kind}, call {failure.call}: {failure.detail}")
-        result.found.append(Found(place[0], failure, None))
+        say(f"seed {seed}: {failure.kind}, call {failure.call}: {failure.detail}")
+        result.found.append(Found(seed, failure, None))
 
 
-def _lost(
-    place: list[int], kind: str, options: Options, result: Result, say: Callable[[str], None]
-) -> None:
-    """A process ended, or did not, in the net of a seed."""
-    seed, _, first = place
-    drawn = in_child(lambda: draw_net(seed, options.executor, options.precision))
+def _lost(lost: Lost, options: Options, result: Result, say: Callable[[str], None]) -> None:
+    seed = lost.seed
+    drawn = _in_child(lambda: draw_net(seed, options.executor, options.precision))
     failure = outcome(drawn[1]) if drawn[0] == "done" and drawn[1] is not None else None
     result.nets += 1
     if failure is None or failure.kind not in ("crash", "hang"):
         alone = drawn[0] != "done" or failure is None
         if alone and drawn[0] == "done" and _survives(drawn[1]):
-            failure = Failure(kind, -1, f"only in a process with the nets from {first} on")
+            text = f"only in a process with the nets from {lost.first} on"
+            failure = Failure(lost.kind, -1, text)
         elif alone:
             result.torch_crashes += 1
             return
@@ -307,7 +195,7 @@ def _survives(net: Net | None) -> bool:
         except NotANetError:
             return
 
-    return in_child(work)[0] == "done"
+    return _in_child(work)[0] == "done"
 
 
 def alike(failure: Failure) -> str:
@@ -329,7 +217,7 @@ def _shrink_all(result: Result, options: Options, say: Callable[[str], None]) ->
 
 
 def _shrink(found: Found, options: Options, say: Callable[[str], None]) -> None:
-    how, net = in_child(lambda: draw_net(found.seed, options.executor, options.precision))
+    how, net = _in_child(lambda: draw_net(found.seed, options.executor, options.precision))
     if how != "done" or net is None:
         return
     kind = found.failure.kind
@@ -341,7 +229,7 @@ def _shrink(found: Found, options: Options, say: Callable[[str], None]) -> None:
         return kind in ("wrong", "crash", "hang") or alike(failure) == alike(found.failure)
 
     def values(candidate: Net) -> list[dict[str, str]]:
-        how, made = in_child(lambda: net_check.values(candidate))
+        how, made = _in_child(lambda: net_check.values(candidate))
         return made if how == "done" else [{} for _ in candidate.calls]
 
     found.net = shrink(net, fails, values, options.shrink_seconds)

@@ -389,7 +389,9 @@ void Archive::check_pickle(const std::string& name, std::string_view pickle,
     return found->second;
   };
   try {
-    const PickleScan scan = scan_pickle(pickle, storage_bytes);
+    const PickleScan scan = lower_case(name).ends_with(".debug_pkl")
+                                ? scan_debug_info(pickle)
+                                : scan_pickle(pickle, storage_bytes);
     require_limit("nesting", scan.nesting, limits.nesting, " in " + name);
     has_meta_ = has_meta_ || scan.has_meta;
     if (scan.device != "cpu") saved_on_ = scan.device;

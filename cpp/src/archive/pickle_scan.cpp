@@ -18,6 +18,8 @@
 namespace ts_infer {
 namespace {
 
+constexpr std::string_view kBuildIntList = "torch.jit._pickle build_intlist";
+
 [[noreturn]] void refuse(const std::string& what) { throw ModelLoadError(what); }
 
 /// Bytes of an element of "torch FloatStorage"; nullopt for another global.
@@ -60,7 +62,8 @@ struct PickledValue {
 
 class PickleScanner : PickleMachine<PickledValue> {
  public:
-  PickleScanner(std::string_view pickle, const StorageBytes& storage_bytes)
+  /// Without storages for what has none: debug information.
+  PickleScanner(std::string_view pickle, const StorageBytes* storage_bytes)
       : PickleMachine(pickle, "it", "no pickle that torch writes"), storage_bytes_(storage_bytes) {}
 
   PickleScan run() {
@@ -68,11 +71,15 @@ class PickleScanner : PickleMachine<PickledValue> {
       step(opcode);
     }
     scan_.nesting = std::max(longest_path(), scan_.nesting);
+    if (is_debug()) check_debug_info(pop());
     return std::move(scan_);
   }
 
  private:
   using Kind = PickledValue::Kind;
+  using Values = c10::ArrayRef<PickledValue>;
+
+  bool is_debug() const { return storage_bytes_ == nullptr; }
 
   void step(std::uint8_t opcode) {
     switch (opcode) {
@@ -161,6 +168,7 @@ class PickleScanner : PickleMachine<PickledValue> {
   void push_global() {
     const std::string module = line();
     globals_.push_back(module + ' ' + line());
+    if (is_debug() && globals_.back() != kBuildIntList) no_pickle();
     push_text(Kind::kGlobal, globals_.back());
   }
 
@@ -179,7 +187,7 @@ class PickleScanner : PickleMachine<PickledValue> {
   }
 
   /// Into the value on top.
-  void put_in(c10::ArrayRef<PickledValue> values) {
+  void put_in(Values values) {
     for (const PickledValue& value : values) {
       if (value.holds_others()) holds_.push_back({top().node, value.node});
     }
@@ -189,14 +197,23 @@ class PickleScanner : PickleMachine<PickledValue> {
   void push_tuple(std::size_t count) {
     const std::vector<PickledValue> values = pop(count);
     push_holder(Kind::kTuple);
-    tuples_.back() = {narrow(kept_.size()), narrow(values.size())};
-    kept_.insert(kept_.end(), values.begin(), values.end());
+    keep(values);
     put_in(values);
+  }
+
+  /// In the value on top.
+  void keep(const std::vector<PickledValue>& values) {
+    tuples_[top().node] = {narrow(kept_.size()), narrow(values.size())};
+    kept_.insert(kept_.end(), values.begin(), values.end());
   }
 
   void append(std::size_t count) {
     const std::vector<PickledValue> values = pop(count);
     if (top().kind != Kind::kList) no_pickle();
+    if (is_debug()) {
+      if (tuples_[top().node].size > 0) no_pickle();  // torch fills a list at once
+      keep(values);
+    }
     put_in(values);
   }
 
@@ -206,10 +223,13 @@ class PickleScanner : PickleMachine<PickledValue> {
     put_in(values);
   }
 
-  c10::ArrayRef<PickledValue> elements(const PickledValue& tuple, std::size_t at_least) const {
+  Values elements(const PickledValue& tuple, std::size_t at_least) const {
     if (tuple.kind != Kind::kTuple || tuples_[tuple.node].size < at_least) no_pickle();
-    return c10::ArrayRef<PickledValue>(kept_).slice(tuples_[tuple.node].begin,
-                                                    tuples_[tuple.node].size);
+    return kept_of(tuple);
+  }
+
+  Values kept_of(const PickledValue& value) const {
+    return Values(kept_).slice(tuples_[value.node].begin, tuples_[value.node].size);
   }
 
   std::int64_t integer(const PickledValue& value) const {
@@ -225,7 +245,8 @@ class PickleScanner : PickleMachine<PickledValue> {
 
   /// ("storage", type, key, location, elements)
   PickledValue storage(const PickledValue& id) {
-    const c10::ArrayRef<PickledValue> parts = elements(id, 5);
+    if (is_debug()) no_pickle();
+    const Values parts = elements(id, 5);
     const auto item = element_size(parts[1].kind == Kind::kGlobal ? text_of(parts[1]) : "");
     if (!item || parts[2].kind != Kind::kText || parts[3].kind != Kind::kText) no_pickle();
     const std::int64_t count = integer(parts[4]);
@@ -236,7 +257,7 @@ class PickleScanner : PickleMachine<PickledValue> {
     }
     if (device != "cpu") scan_.device = device;
     const std::string key(text_of(parts[2]));
-    const std::optional<std::uint64_t> bytes = storage_bytes_(key);
+    const std::optional<std::uint64_t> bytes = (*storage_bytes_)(key);
     if (count < 0 || (count > 0 && !bytes) ||
         static_cast<std::uint64_t>(count) > bytes.value_or(0) / *item) {
       refuse(c10::str("storage ", key, ": expected ", bytes.value_or(0) / *item,
@@ -247,7 +268,7 @@ class PickleScanner : PickleMachine<PickledValue> {
 
   /// (storage, offset, sizes, strides, …)
   void check_tensor(const PickledValue& arguments) const {
-    const c10::ArrayRef<PickledValue> parts = elements(arguments, 4);
+    const Values parts = elements(arguments, 4);
     if (parts[0].kind != Kind::kStorage) no_pickle();
     const auto last = last_element(integers(parts[2]), integers(parts[3]), integer(parts[1]));
     if (!last || *last >= parts[0].number) {
@@ -258,19 +279,77 @@ class PickleScanner : PickleMachine<PickledValue> {
   void reduce(const PickledValue& function, const PickledValue& argument) {
     if (function.kind != Kind::kGlobal) no_pickle();
     const std::string_view name = text_of(function);
+    if (is_debug()) return build_list(name, argument);
     if (name == "torch._utils _rebuild_tensor_v2" || name == "torch._utils _rebuild_qtensor") {
       check_tensor(argument);
     } else if (name == "torch._tensor _rebuild_from_type_v2" ||
                name == "torch.distributed.rpc rref") {
       refuse("it has a " + std::string(name) + ", which a model for inference does not need");
     } else if (name == "torch.jit._pickle restore_type_tag") {
-      const c10::ArrayRef<PickledValue> parts = elements(argument, 2);
+      const Values parts = elements(argument, 2);
       if (parts[1].kind != Kind::kText) no_pickle();
       // torch's parser reads the type.
       scan_.nesting = std::max(scan_.nesting, scan_source(text_of(parts[1])).nesting);
     }
     push_holder(Kind::kObject);
     put_in({argument});
+  }
+
+  void build_list(std::string_view function, const PickledValue& argument) {
+    const Values parts = elements(argument, 1);
+    if (function != kBuildIntList || parts[0].kind != Kind::kList) no_pickle();
+    const Kept kept = tuples_[parts[0].node];
+    push_holder(Kind::kObject);
+    tuples_[top().node] = kept;
+    put_in({argument});
+  }
+
+  /// Where code was in its author's files: (offset in the code, (source, begin, end), …) of each
+  /// piece. torch reads it when it makes the text of an error, and an error within that ends the
+  /// process. Sources are made of the texts of a table, in torch before 1.11 of one text.
+  void check_debug_info(const PickledValue& root) const {
+    Values pieces = elements(root, 0);
+    Values texts;
+    const bool has_table =
+        !pieces.empty() && is_text(pieces[0]) && text_of(pieces[0]) == "FORMAT_WITH_STRING_TABLE";
+    if (has_table) {
+      texts = elements(elements(root, 3)[1], 0);
+      pieces = elements(pieces[2], 0);
+      if (!std::all_of(texts.begin(), texts.end(), is_text)) no_pickle();
+    }
+    for (const PickledValue& piece : pieces) {
+      const Values parts = elements(piece, 2);
+      integer(parts[0]);
+      const Values range = elements(parts[1], 3);
+      const std::int64_t size = source_size(range[0], texts);
+      const std::int64_t begin = integer(range[1]);
+      if (range.size() != 3 || begin < 0 || begin > size || integer(range[2]) < begin) no_pickle();
+    }
+  }
+
+  static bool is_text(const PickledValue& value) { return value.kind == Kind::kText; }
+
+  /// (texts' places in the table, the file name's place, line), or (text, file name or None, line).
+  std::int64_t source_size(const PickledValue& source, Values texts) const {
+    const Values parts = elements(source, 3);
+    integer(parts[2]);
+    if (parts.size() != 3) no_pickle();
+    if (texts.empty()) {
+      if (!is_text(parts[0]) || (!is_text(parts[1]) && parts[1].kind != Kind::kOther)) no_pickle();
+      return static_cast<std::int64_t>(text_of(parts[0]).size());
+    }
+    const auto text_at = [&](const PickledValue& place) {
+      const std::int64_t i = integer(place);
+      if (i < 0 || i >= static_cast<std::int64_t>(texts.size())) no_pickle();
+      return text_of(texts[static_cast<std::size_t>(i)]);
+    };
+    text_at(parts[1]);
+    if (parts[0].kind != Kind::kObject) no_pickle();
+    std::int64_t size = 0;
+    for (const PickledValue& place : kept_of(parts[0])) {
+      size += static_cast<std::int64_t>(text_at(place).size());
+    }
+    return size;
   }
 
   /// Values on the longest way down.
@@ -310,10 +389,10 @@ class PickleScanner : PickleMachine<PickledValue> {
     std::uint32_t size = 0;
   };
 
-  const StorageBytes& storage_bytes_;
+  const StorageBytes* storage_bytes_;
   std::deque<std::string> globals_;
   std::vector<std::string_view> texts_;
-  std::vector<PickledValue> kept_;  // what tuples hold
+  std::vector<PickledValue> kept_;  // what tuples hold, and in debug information lists
   std::vector<Kept> tuples_;        // of each node that is one: its part of kept_
   std::vector<Hold> holds_;
   PickleScan scan_;
@@ -322,7 +401,9 @@ class PickleScanner : PickleMachine<PickledValue> {
 }  // namespace
 
 PickleScan scan_pickle(std::string_view pickle, const StorageBytes& storage_bytes) {
-  return PickleScanner(pickle, storage_bytes).run();
+  return PickleScanner(pickle, &storage_bytes).run();
 }
+
+PickleScan scan_debug_info(std::string_view pickle) { return PickleScanner(pickle, nullptr).run(); }
 
 }  // namespace ts_infer

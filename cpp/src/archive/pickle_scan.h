@@ -24,4 +24,7 @@ struct PickleScan {
 /// @throws ModelLoadError; the message is a clause such as "it ends too early".
 PickleScan scan_pickle(std::string_view pickle, const StorageBytes& storage_bytes);
 
+/// The same of debug information (.debug_pkl), whose values must be what torch takes them for.
+PickleScan scan_debug_info(std::string_view pickle);
+
 }  // namespace ts_infer

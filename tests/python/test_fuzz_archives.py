@@ -1,0 +1,77 @@
+"""The fuzzer of archives: it finds what is planted, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FUZZ = Path(__file__).parents[1] / "fuzz"
+TIMEOUT_S = 300
+
+# A runtime with one fault.
+PLANT = """
+import os, signal, sys
+from pathlib import Path
+import changed_archives
+from processes import Seeds
+
+right = changed_archives.runtime.load
+
+
+def load(data, **options):
+    model = right(data, **options)
+    if sys.argv[1] == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if sys.argv[1] == "write":
+        Path("written").touch()
+    if sys.argv[1] == "raise":
+        raise MemoryError("planted")
+    return model
+
+
+changed_archives.runtime.load = load
+result = changed_archives.run(Seeds(0, 60))
+print(*{text.partition(":")[0] for text in result.failures}, sep="|")
+print(result.answered)
+"""
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, since it forks."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, "PYTHONPATH": str(FUZZ)},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [
+        ("crash", "load ended the process"),
+        ("write", "wrote written"),
+        ("raise", "load raised MemoryError"),
+    ],
+)
+def test_a_planted_fault_is_found(fault: str, text: str) -> None:
+    done = run("-c", PLANT, fault)
+    assert done.returncode == 0, done.stderr
+    failures, answered = done.stdout.splitlines()[-2:]
+    assert failures == text
+    assert answered == "0"
+
+
+def test_changed_archives_are_refused_or_answered() -> None:
+    done = run(str(FUZZ / "changed_archives.py"), "--count", "1500")
+    assert done.returncode == 0, done.stdout
+    summary = done.stdout.splitlines()[-1]
+    assert summary.startswith("1500 archives: "), summary
+    assert " 0 failures " in summary
+    assert " 0 answered" not in summary
