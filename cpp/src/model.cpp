@@ -128,7 +128,9 @@ at::Tensor as_ordinary(const at::Tensor& tensor) {
   if (!tensor.is_inference()) return tensor;
   const bool is_plain = tensor.layout() == c10::kStrided && tensor.has_storage() &&
                         !tensor.is_quantized() && !tensor.is_meta();
-  if (!is_plain) return tensor.clone();
+  const bool no_copy = tensor.is_quantized() &&  // torch has none of these
+                       tensor.qscheme() == at::kPerChannelAffineFloatQParams;
+  if (!is_plain) return no_copy ? tensor : tensor.clone();
   at::Tensor ordinary = at::detail::make_tensor<c10::TensorImpl>(c10::Storage(tensor.storage()),
                                                                  tensor.key_set(), tensor.dtype());
   ordinary.unsafeGetTensorImpl()->set_sizes_and_strides(tensor.sizes(), tensor.strides(),

@@ -74,8 +74,6 @@ class Linear(nn.Module):
 class Steps(nn.Module):
     """Numbers, loops, branches, lists, dicts, strings, None."""
 
-    table: Tensor
-
     def __init__(self) -> None:
         super().__init__()
         self.sizes = [1, 2, 3]
@@ -94,7 +92,7 @@ class Steps(nn.Module):
             kept.append(x * scale)
         if name is not None:
             total += self.names[name]
-        pair = (kept[0] + total, self.table[0].sum())
+        pair = (kept[0] + total, self.table[0].sum())  # type: ignore[index]
         assert x.dim() > 0, "expected a dimension"
         return Point(torch.stack(kept), pair[0] + pair[1])
 
@@ -124,8 +122,6 @@ class Packed(nn.Module):
 class Stateful(nn.Module):
     """Writes to what it holds."""
 
-    last: Tensor
-
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv1d(1, 2, 3)
@@ -133,8 +129,8 @@ class Stateful(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.conv(x.view(1, 1, -1))
-        self.last.add_(y.mean(2)[0])
-        return y[0, 0] + self.last.sum()
+        self.last.add_(y.mean(2)[0])  # type: ignore[operator]
+        return y[0, 0] + self.last.sum()  # type: ignore[operator]
 
 
 class Base(NamedTuple):
