@@ -929,7 +929,7 @@ def test_outputs_of_every_kind_are_handed_over(
     expected = kind()(x)
     got = runtime.load(path, warmup="off", device="cpu")(x)
     assert (got.dtype, got.layout, got.device) == (expected.dtype, expected.layout, expected.device)
-    assert not got.is_inference()
+    assert got.is_inference() == (kind is QuantisedRows)  # torch cannot copy these
     if expected.is_quantized:
         assert got.qscheme() == expected.qscheme()
         torch.testing.assert_close(got.dequantize(), expected.dequantize(), rtol=0, atol=0)
