@@ -267,6 +267,17 @@ def test_code_that_computes_in_load_may_be_allowed() -> None:
     torch.testing.assert_close(model(torch.ones(2)), torch.full((2,), 3.0))
 
 
+@pytest.mark.parametrize("annotation", ["List[]", "Optional[ ]", "Dict[str, List[]]", "Tuple[]"])
+def test_a_type_without_its_parts_is_refused(annotation: str) -> None:
+    """torch's own parser ends the process."""
+
+    def change(name: str, data: bytes) -> list[tuple[str, bytes]]:
+        return [(name, data.replace(b"x: Tensor", f"x: {annotation}".encode()))]
+
+    with pytest.raises(ModelLoadError, match="brackets with no index"):
+        runtime.load(rezipped(archive_bytes(Plain()), change))
+
+
 def test_code_is_found_under_names_in_any_case() -> None:
     # libtorch finds a member whatever the case of its name.
     contents = with_code('torch.save(x, "f")', file="CODE/__torch__/archive.PY")

@@ -7,11 +7,11 @@
 namespace ts_infer {
 
 /// "a.b.c"; "" for what is no such name.
-inline std::string dotted_name(const torch::jit::TreeRef& tree) {
+inline std::string qualified_name(const torch::jit::TreeRef& tree) {
   if (tree->kind() == torch::jit::TK_VAR) return torch::jit::Var(tree).name().name();
   if (tree->kind() != '.') return "";
   const torch::jit::Select select(tree);
-  const std::string value = dotted_name(select.value().tree());
+  const std::string value = qualified_name(select.value().tree());
   return value.empty() ? "" : value + '.' + select.selector().name();
 }
 

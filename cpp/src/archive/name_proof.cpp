@@ -15,6 +15,7 @@
 #include "archive/setstate_proof.h"
 #include "archive/source_scan.h"
 #include "archive/zip.h"
+#include "ts_infer/error.h"
 
 namespace ts_infer {
 namespace {
@@ -98,8 +99,9 @@ class Classes {
     static const std::set<std::string> kBases = {"", "Module", "NamedTuple", "Interface",
                                                  "ModuleInterface"};
     Class read;
-    const std::string base =
-        definition.superclass().present() ? dotted_name(definition.superclass().get().tree()) : "";
+    const std::string base = definition.superclass().present()
+                                 ? qualified_name(definition.superclass().get().tree())
+                                 : "";
     read.is_enum = base == "Enum";
     read.is_certain = kBases.count(base) > 0;
     for (const torch::jit::Stmt& statement : definition.body()) {
@@ -119,12 +121,12 @@ class Classes {
       // that is a hook is none.
       if (name_of(target).starts_with("__forward")) read.is_certain = false;
       if (assign.rhs().present() || !assign.type().present()) return;
-      read.attributes[name_of(target)] = dotted_name(assign.type().get().tree());
+      read.attributes[name_of(target)] = qualified_name(assign.type().get().tree());
     } else if (target->kind() == torch::jit::TK_SUBSCRIPT && assign.rhs().present()) {
       // __annotations__["0"] = T
       const auto names = Subscript(target).subscript_exprs();
       if (names.size() != 1 || names[0].kind() != torch::jit::TK_STRINGLITERAL) return;
-      read.attributes[StringLiteral(names[0]).text()] = dotted_name(assign.rhs().get().tree());
+      read.attributes[StringLiteral(names[0]).text()] = qualified_name(assign.rhs().get().tree());
     }
   }
 
@@ -140,10 +142,10 @@ class Scope {
   Scope(const Classes& classes, const Def& function, const Class* own) : classes_(classes) {
     for (const Param& param : function.decl().params()) {
       const bool is_self = own != nullptr && parameters_.empty();
-      parameters_[param.ident().name()] = is_self ? own
-                                          : param.type().present()
-                                              ? classes.find(dotted_name(param.type().get().tree()))
-                                              : nullptr;
+      parameters_[param.ident().name()] =
+          is_self                  ? own
+          : param.type().present() ? classes.find(qualified_name(param.type().get().tree()))
+                                   : nullptr;
     }
     for (const TreeRef& tree : function.tree()->trees()) count(tree);
   }
@@ -165,7 +167,7 @@ class Scope {
   /// Whether an expression is a name of the archive's own code: no value, of which an operator
   /// could be had.
   bool is_own_namespace(const TreeRef& tree) const {
-    const std::string name = dotted_name(tree);
+    const std::string name = qualified_name(tree);
     if (!(name + '.').starts_with("__torch__.") || mentions_.count("__torch__") > 0) return false;
     for (std::size_t end = name.find('.'); end != name.npos; end = name.find('.', end + 1)) {
       if (is_enum(name.substr(0, end))) return false;  // its members are values
@@ -180,7 +182,7 @@ class Scope {
     const TreeRef callee = Apply(tree).callee().tree();
     if (callee->kind() != '.' || Select(callee).selector().name() != "__new__") return nullptr;
     const TreeRef type = Select(callee).value().tree();
-    return is_own_namespace(type) ? classes_.find(dotted_name(type)) : nullptr;
+    return is_own_namespace(type) ? classes_.find(qualified_name(type)) : nullptr;
   }
 
   bool is_enum(const std::string& name) const {
@@ -306,6 +308,9 @@ class Proof {
       const Select select(tree);
       look_at_name(select.selector().name(), select.value().tree(), scope);
       return look_at(select.value().tree(), scope);
+    }
+    if (tree->kind() == torch::jit::TK_SUBSCRIPT && Subscript(tree).subscript_exprs().empty()) {
+      throw ModelLoadError("its code has brackets with no index in them");  // torch reads the first
     }
     if (is_variable(tree) && name_of(tree) == "getattr") return use_all();
     if (const std::optional<Getattr> getattr = as_getattr(tree)) {

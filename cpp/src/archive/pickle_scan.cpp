@@ -37,6 +37,15 @@ std::optional<std::uint64_t> element_size(std::string_view global) {
   return found->second;
 }
 
+/// "List[ ]": torch reads what is in them first.
+bool has_empty_brackets(std::string_view type) {
+  for (std::size_t open = type.find('['); open != type.npos; open = type.find('[', open + 1)) {
+    const std::size_t next = type.find_first_not_of(" \t\r\n\f\v", open + 1);
+    if (next != type.npos && type[next] == ']') return true;
+  }
+  return false;
+}
+
 /// A value as far as it can be told from the opcodes. Small: a byte of a pickle may be a value.
 struct PickledValue {
   enum class Kind : std::uint8_t {
@@ -288,6 +297,7 @@ class PickleScanner : PickleMachine<PickledValue> {
     } else if (name == "torch.jit._pickle restore_type_tag") {
       const Values parts = elements(argument, 2);
       if (parts[1].kind != Kind::kText) no_pickle();
+      if (has_empty_brackets(text_of(parts[1]))) no_pickle();
       // torch's parser reads the type.
       scan_.nesting = std::max(scan_.nesting, scan_source(text_of(parts[1])).nesting);
     }

@@ -153,12 +153,12 @@ class SetstateProof {
   }
 
   bool may_call(const TreeRef& callee, const std::string& owner, const std::string& self) {
-    const std::string name = dotted_name(callee);
+    const std::string name = qualified_name(callee);
     if (is_plain_function(name) || is_others_operator(name)) return true;
     if (name.starts_with("__torch__.")) return calls(name);
     if (callee->kind() != '.') return false;
     const Select select(callee);
-    return !self.empty() && dotted_name(select.value().tree()) == self &&
+    return !self.empty() && qualified_name(select.value().tree()) == self &&
            calls(owner + '.' + select.selector().name());
   }
 
