@@ -11,6 +11,7 @@
 namespace ts_infer {
 namespace {
 
+using namespace std::string_literals;
 using ::testing::HasSubstr;
 using testing::message_of;
 using testing::pickled;
@@ -69,7 +70,7 @@ TEST(GoldenTest, ReadsViewsOfOneStorage) {
 }
 
 TEST(GoldenTest, ReadsWhatIsMentionedAgain) {
-  const auto values = read({"]q\1(K\1K\2e", "h\1"});
+  const auto values = read({"]q\0(K\1K\2e"s, "h\0"s});
   EXPECT_EQ(values[1].toList().size(), 2u);
 }
 
@@ -85,7 +86,7 @@ TEST(GoldenTest, SaysWhatIsWrong) {
                        "123456789"),
               HasSubstr("more than 64 bits"));
   EXPECT_THAT(error_of("a"), HasSubstr("no pickle"));
-  EXPECT_THAT(error_of("]q\1h\1a"), HasSubstr("holds itself"));
+  EXPECT_THAT(error_of("]q\0h\0a"s), HasSubstr("holds itself"));
   EXPECT_THAT(message_of<ModelLoadError>([] { read_golden(torch_saved("]", {})); }),
               HasSubstr("expected a dict with a list \"calls\""));
   EXPECT_THAT(message_of<ModelLoadError>([] { read_golden("no zip"); }), HasSubstr("too short"));
