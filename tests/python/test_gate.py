@@ -269,7 +269,7 @@ def test_code_that_computes_in_load_may_be_allowed() -> None:
 
 @pytest.mark.parametrize("annotation", ["List[]", "Optional[ ]", "Dict[str, List[]]", "Tuple[]"])
 def test_a_type_without_its_parts_is_refused(annotation: str) -> None:
-    """torch's own parser ends the process."""
+    """Torch's own parser ends the process."""
 
     def change(name: str, data: bytes) -> list[tuple[str, bytes]]:
         if name.endswith(".py"):
