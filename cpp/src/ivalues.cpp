@@ -319,6 +319,31 @@ c10::IValue map_tensors(const c10::IValue& value, const Transform& transform) {
   return map_tensors_at(value, transform, 0);
 }
 
+void take_apart(c10::IValue value) {
+  std::vector<c10::IValue> left;
+  left.push_back(std::move(value));
+  while (!left.empty()) {
+    c10::IValue last = std::move(left.back());
+    left.pop_back();
+    // What others hold too does not end here.
+    if (!last.isPtrType() || last.use_count() > 1) continue;
+    if (last.isTuple()) {
+      for (c10::IValue& element : last.toTupleRef().elements().vec()) {
+        left.push_back(std::move(element));
+      }
+      last.toTuple()->setElements(std::vector<c10::IValue>());
+    } else if (last.isList()) {
+      c10::List<c10::IValue> list = last.toList();
+      for (std::size_t i = 0; i < list.size(); ++i) left.push_back(list.extract(i));
+    } else if (last.isGenericDict()) {
+      for (const auto& entry : last.toGenericDict()) {
+        left.push_back(entry.value());
+        entry.setValue(c10::IValue());
+      }
+    }
+  }
+}
+
 void for_each_leaf(const c10::IValue& value, const std::function<void(const c10::IValue&)>& visit) {
   visit_leaves_at(value, visit, 0);
 }

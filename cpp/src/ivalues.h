@@ -37,6 +37,10 @@ std::vector<Value> from_ivalues(const std::vector<c10::IValue>& values, const st
 c10::IValue map_tensors(const c10::IValue& value,
                         const std::function<at::Tensor(const at::Tensor&)>& transform);
 
+/// Lets go of `value` one container after the other: torch's destructors call each other, and end
+/// the process where containers nest deep.
+void take_apart(c10::IValue value);
+
 /// Every leaf, depth-first, dict entries in insertion order.
 /// @throws std::length_error as require_shallow() does.
 void for_each_leaf(const c10::IValue& value, const std::function<void(const c10::IValue&)>& visit);

@@ -967,6 +967,57 @@ def test_integers_that_cannot_be_divided_are_an_error(executor: str) -> None:
                 model(x, -(2**63), -1)
 
 
+class Truncates(nn.Module):
+    def forward(
+        self, x: torch.Tensor, y: torch.Tensor, n: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        z = x.clone()
+        z.div_(y, rounding_mode="trunc")
+        return torch.div(x, y, rounding_mode="trunc"), z, torch.div(x, n, rounding_mode="trunc")
+
+
+@pytest.mark.parametrize("executor", runtime.executors())
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int8, torch.float32])
+def test_quotients_of_tensors_that_are_no_integers_are_an_error(
+    executor: str, dtype: torch.dtype
+) -> None:
+    """Torch divides as the processor does, which ends the process."""
+    model = runtime.load(archive_bytes(Truncates()), executor=executor, device="cpu")
+    least = -128 if dtype.is_floating_point else torch.iinfo(dtype).min
+    x = torch.tensor([7, least, -7, 5]).to(dtype)
+    y = torch.tensor([2, 3, 2, -1]).to(dtype)
+    for n in (3, -1):
+        fits = x if n == 3 else x.clamp(min=-100)
+        for result, expected in zip(model(fits, y, n), Truncates()(fits, y, n), strict=True):
+            assert_same(result, expected)
+    if dtype in (torch.int64, torch.int32):
+        for of, by, n in ((x, -torch.ones_like(y), 1), (x, y, -1)):
+            with pytest.raises(ts_infer.ExecutionError, match=f"quotient of {least} and -1 is no"):
+                model(of, by, n)
+
+
+class Nests(nn.Module):
+    def forward(self, x: torch.Tensor, depth: int) -> list[Any]:
+        nested: list[Any] = [x]
+        for _ in range(depth):
+            outer: list[Any] = [nested, (x, 1)]
+            nested = outer
+        return nested
+
+
+@pytest.mark.parametrize("executor", runtime.executors())
+def test_a_result_that_nests_without_end_is_an_error(executor: str) -> None:
+    """And is let go of, without torch's destructors, which call each other."""
+    model = runtime.load(archive_bytes(Nests()), executor=executor, device="cpu")
+    x = torch.ones(1)
+    assert len(model(x, 900)) == 2
+    with pytest.raises(ts_infer.ExecutionError, match="nest at most 1000 deep"):
+        model(x, 1_000_000)
+    with pytest.raises(ts_infer.ExecutionError, match="nest at most 1000 deep"):
+        model.call_within(60_000, x, 1_000_000)
+    assert model(x, 0) == [x]
+
+
 class Prints(nn.Module):
     def forward(self, x: torch.Tensor, fails: bool = False) -> torch.Tensor:
         print("rows:", x.size(0))
@@ -1063,11 +1114,16 @@ def test_ctrl_c_in_a_callback_is_raised_behind_the_call(affine_path: Path) -> No
     def interrupt(*_: object) -> None:
         signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
-        runtime.load(affine_path, device="cpu", on_log=interrupt)
-    model = runtime.load(affine_path, device="cpu", on_timing=interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        model(ONES)
+    # A process that was started in the background ignores it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            runtime.load(affine_path, device="cpu", on_log=interrupt)
+        model = runtime.load(affine_path, device="cpu", on_timing=interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            model(ONES)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def process_state() -> dict[str, Any]:

@@ -146,6 +146,27 @@ void require_divisor(Stack& stack) {
   torch::jit::push(stack, by);
 }
 
+/// Rounded down, it wraps around; rounded to zero, torch divides as the processor does.
+void require_quotient(Stack& stack) {
+  const c10::IValue mode = torch::jit::pop(stack);
+  const c10::IValue of = torch::jit::pop(stack);
+  if (mode.isNone() || mode.toStringRef() != "trunc" || !of.isTensor()) return;
+  const at::Tensor& dividend = of.toTensor();
+  const c10::IValue& by = torch::jit::peek(stack, 0, 1);
+  const at::Tensor divisor =
+      by.isTensor() ? by.toTensor() : at::scalar_tensor(by.toScalar(), dividend.options());
+  const at::ScalarType type = at::result_type(dividend, divisor);
+  if (!dividend.is_cpu() || !divisor.is_cpu() || (type != at::kLong && type != at::kInt)) return;
+  const at::Tensor is_minus_1 = divisor.eq(-1);
+  if (!is_minus_1.any().item<bool>()) return;
+  const std::int64_t least = type == at::kLong ? std::numeric_limits<std::int64_t>::min()
+                                               : std::numeric_limits<std::int32_t>::min();
+  if (dividend.eq(least).logical_and_(is_minus_1).any().item<bool>()) {
+    throw std::runtime_error(c10::str("the quotient of ", least, " and -1 is no ",
+                                      c10::elementSize(type) * 8, "-bit integer"));
+  }
+}
+
 const torch::jit::RegisterOperators kOperators(
     {Operator(
          "ts_infer::dtype(Tensor self) -> int",
@@ -158,6 +179,10 @@ const torch::jit::RegisterOperators kOperators(
               require_width, c10::AliasAnalysisKind::FROM_SCHEMA),
      Operator("ts_infer::divisor(int of, int by) -> int", require_divisor,
               c10::AliasAnalysisKind::PURE_FUNCTION),
+     Operator("ts_infer::divisor.Tensor(Tensor(a) by, Tensor of, str? rounding_mode) -> Tensor(a)",
+              require_quotient, c10::AliasAnalysisKind::FROM_SCHEMA),
+     Operator("ts_infer::divisor.Scalar(Scalar by, Tensor of, str? rounding_mode) -> Scalar",
+              require_quotient, c10::AliasAnalysisKind::FROM_SCHEMA),
      Operator(
          "ts_infer::scalar_tensor(Tensor(a) self) -> Tensor(a)", [](Stack&) {},
          c10::AliasAnalysisKind::FROM_SCHEMA)});
@@ -294,6 +319,28 @@ void require_divisors(Block* block) {
   }
 }
 
+/// Of whole numbers too, as far as is known here.
+bool rounds_a_quotient(const Node* node) {
+  const c10::FunctionSchema* schema = node->kind().is_aten() ? node->maybeSchema() : nullptr;
+  if (!schema || !schema->argumentIndexWithName("rounding_mode")) return false;
+  const auto mode = torch::jit::toIValue(node->namedInput("rounding_mode"));
+  if (mode && (!mode->isString() || mode->toStringRef() != "trunc")) return false;
+  const auto by = torch::jit::toIValue(node->input(1));
+  return !by || !by->isInt() || by->toInt() == -1;
+}
+
+void require_quotients_fit(Block* block) {
+  for (Node* node : nodes_where(block, rounds_a_quotient)) {
+    const torch::jit::WithInsertPoint before(node);
+    torch::jit::Value* const by = node->input(1);
+    torch::jit::Value* const checked = node->owningGraph()->insert(
+        c10::Symbol::fromQualString("ts_infer::divisor"),
+        {by, node->input(0), node->namedInput("rounding_mode")}, {}, node->sourceRange());
+    checked->setType(by->type());
+    node->replaceInput(1, checked);
+  }
+}
+
 void hide_types(Block* block) {
   for (Node* node : nodes_where(block, asks_for_types)) {
     replace(node, node, twin_of(node).c_str(), node->inputs().vec());
@@ -311,6 +358,7 @@ void correct(const std::vector<Block*>& functions, bool optimized) {
     unwrap_numbers(block);
     require_widths(block);
     require_divisors(block);
+    require_quotients_fit(block);
     if (optimized) hide_types(block);
   }
 }

@@ -22,7 +22,7 @@ namespace ts_infer {
 ///   another rank too: torch's operators, in inference mode, read beyond the weights then, or
 ///   divide the wrong dimension. nn.LSTM's own check is Python's, which a trace does not have.
 /// - What integers are divided by is checked: torch's operators end the process where that is 0, or
-///   -1 below the smallest integer.
+///   -1 below the smallest integer (of tensors, where they round to zero).
 /// - With `optimized`, what asks for a tensor's sizes and dtype, or for others of these, is done by
 ///   operators of our own. torch's freeze and peephole passes take the rank of a convolution's
 ///   result for that of a batch, where it may have none; its legacy executor takes what torch.full
