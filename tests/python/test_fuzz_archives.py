@@ -1,8 +1,9 @@
-"""The fuzzer of archives: it finds what is planted, and nothing else."""
+"""The fuzzers of archives: they find what is planted, and nothing else."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -75,3 +76,33 @@ def test_changed_archives_are_refused_or_answered() -> None:
     assert summary.startswith("1500 archives: "), summary
     assert " 0 failures " in summary
     assert " 0 answered" not in summary
+
+
+def test_no_hostile_archive_writes_a_file() -> None:
+    done = run(str(FUZZ / "hostile_archives.py"), "--count", "500")
+    assert done.returncode == 0, done.stdout
+    found = re.fullmatch(
+        r"500 archives: \d+ refused, \d+ harmless, 0 failures in \d+ s; "
+        r"stock torch.jit wrote a file for (\d+)",
+        done.stdout.splitlines()[-1],
+    )
+    assert found, done.stdout
+    assert int(found[1]) > 50
+
+
+def test_a_hostile_archive_that_is_let_through_is_found() -> None:
+    program = """
+import hostile_archives
+from processes import Seeds
+
+load = hostile_archives.runtime.load
+names = ["aten::save", "aten::from_file", "__setstate__"]
+hostile_archives.runtime.load = lambda data, **options: load(data, allow_operators=names, **options)
+result = hostile_archives.run(Seeds(0, 60))
+print(len(result.failures), *set(result.failures))
+"""
+    done = run("-c", program)
+    assert done.returncode == 0, done.stderr
+    count, _, text = done.stdout.splitlines()[-1].partition(" ")
+    assert int(count) > 5
+    assert text == "a file was written"
