@@ -922,7 +922,7 @@ c10::IValue Model::Impl::run(std::size_t method, Stack stack, const RunOptions& 
   const Places places = check_call(method, stack, run_options);
   Outcome outcome;
   if (run_options.deadline_ms > 0) {
-    outcome = guarded([&] { return run_within_deadline(method, stack, run_options, places); });
+    outcome = run_within_deadline(method, stack, run_options, places);
   } else {
     try {
       execute_into(outcome, method, std::move(stack), run_options, places);
@@ -1044,12 +1044,17 @@ c10::IValue Model::Impl::execute(std::size_t method, Stack stack, const RunOptio
       if (!places.host_inputs) unwaited = true;
     }
     DeviceCall* const on_device = call ? &*call : nullptr;
-    const c10::IValue computed = compute(method, stack, on_device, timing);
+    c10::IValue computed = compute(method, stack, on_device, timing);
     c10::IValue result;
-    if (run_options.outputs.empty()) {
-      result = release(computed, on_device, places.host_outputs);
-    } else {
-      copy_outputs(computed, run_options.outputs, on_device);
+    try {
+      if (run_options.outputs.empty()) {
+        result = release(computed, on_device, places.host_outputs);
+      } else {
+        copy_outputs(computed, run_options.outputs, on_device);
+      }
+    } catch (const std::length_error&) {
+      take_apart(std::move(computed));
+      throw;
     }
     if (call) call->finish(timing);
     return result;
@@ -1078,19 +1083,24 @@ Model& Model::operator=(Model&&) noexcept = default;
 Model::~Model() = default;
 
 Model Model::load(const std::string& path, const LoadOptions& options) {
-  return ModelAccess::load(Archive::open(path, options.limits), options);
+  return with_memory(
+      [&] { return ModelAccess::load(Archive::open(path, options.limits), options); });
 }
 
 Model Model::load(const void* data, std::size_t size, const LoadOptions& options) {
-  return ModelAccess::load(Archive::over({static_cast<const char*>(data), size}, options.limits),
-                           options);
+  return with_memory([&] {
+    const std::string_view bytes(static_cast<const char*>(data), size);
+    return ModelAccess::load(Archive::over(bytes, options.limits), options);
+  });
 }
 
 std::vector<Tensor> Model::forward(const std::vector<Tensor>& inputs, const RunOptions& options) {
-  const std::size_t method =
-      impl_->forward != std::string::npos ? impl_->forward : impl_->find_method("forward");
-  const c10::IValue result = impl_->run(method, impl_->bind(method, inputs), options);
-  return options.outputs.empty() ? impl_->flatten(result) : options.outputs;
+  return impl_->guarded([&] {
+    const std::size_t method =
+        impl_->forward != std::string::npos ? impl_->forward : impl_->find_method("forward");
+    const c10::IValue result = impl_->run(method, impl_->bind(method, inputs), options);
+    return options.outputs.empty() ? impl_->flatten(result) : options.outputs;
+  });
 }
 
 Value Model::call(const std::vector<Value>& args, const std::map<std::string, Value>& kwargs) {
@@ -1099,8 +1109,10 @@ Value Model::call(const std::vector<Value>& args, const std::map<std::string, Va
 
 Value Model::run_method(const std::string& name, const std::vector<Value>& args,
                         const std::map<std::string, Value>& kwargs) {
-  const std::size_t method = impl_->find_method(name);
-  return from_ivalue(impl_->run(method, impl_->bind(method, args, kwargs), {}), impl_->where());
+  return impl_->guarded([&] {
+    const std::size_t method = impl_->find_method(name);
+    return from_ivalue(impl_->run(method, impl_->bind(method, args, kwargs), {}), impl_->where());
+  });
 }
 
 std::vector<std::string> Model::method_names() const { return impl_->engine->methods(); }
@@ -1113,7 +1125,9 @@ LatencyStats Model::stats() const { return impl_->stats.read(); }
 
 void Model::reset_stats() { impl_->stats.reset(); }
 
-void Model::warm_up_this_thread() { impl_->rehearse(); }
+void Model::warm_up_this_thread() {
+  impl_->guarded([&] { impl_->rehearse(); });
+}
 
 Model Model::clone() const {
   if (is_exiting()) throw ExecutionError("[clone] " + impl_->info.name + ':' + kProcessEnds);
@@ -1149,16 +1163,19 @@ c10::IValue ModelAccess::call(Model& model, const std::string& name, std::vector
                               const std::unordered_map<std::string, c10::IValue>& kwargs,
                               const RunOptions& options) {
   Model::Impl& impl = *model.impl_;
-  const std::size_t method = name == "forward" && impl.forward != std::string::npos
-                                 ? impl.forward
-                                 : impl.find_method(name);
-  const Model::Impl::Method& plan = impl.methods[method];
-  const bool complete =
-      plan.tensors_only && kwargs.empty() && args.size() == plan.schema->arguments().size() - 1 &&
-      std::all_of(args.begin(), args.end(), [](const c10::IValue& arg) { return arg.isTensor(); });
-  if (complete) return impl.run(method, std::move(args), options);
-  return impl.run(method, bind_arguments(*plan.schema, args, kwargs, plan.check, check_type),
-                  options);
+  return impl.guarded([&] {
+    const std::size_t method = name == "forward" && impl.forward != std::string::npos
+                                   ? impl.forward
+                                   : impl.find_method(name);
+    const Model::Impl::Method& plan = impl.methods[method];
+    const bool complete = plan.tensors_only && kwargs.empty() &&
+                          args.size() == plan.schema->arguments().size() - 1 &&
+                          std::all_of(args.begin(), args.end(),
+                                      [](const c10::IValue& arg) { return arg.isTensor(); });
+    if (complete) return impl.run(method, std::move(args), options);
+    return impl.run(method, bind_arguments(*plan.schema, args, kwargs, plan.check, check_type),
+                    options);
+  });
 }
 
 c10::IValue call(Model& model, const std::string& method, std::vector<c10::IValue> args,

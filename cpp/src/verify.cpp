@@ -84,13 +84,15 @@ bool VerifyReport::ok() const {
 
 VerifyReport verify(const std::string& path, const LoadOptions& options,
                     const std::string& sha256) {
-  return verify(Archive::open(path, options.limits), options, sha256);
+  return with_memory([&] { return verify(Archive::open(path, options.limits), options, sha256); });
 }
 
 VerifyReport verify(const void* data, std::size_t size, const LoadOptions& options,
                     const std::string& sha256) {
-  return verify(Archive::over({static_cast<const char*>(data), size}, options.limits), options,
-                sha256);
+  return with_memory([&] {
+    const std::string_view bytes(static_cast<const char*>(data), size);
+    return verify(Archive::over(bytes, options.limits), options, sha256);
+  });
 }
 
 }  // namespace ts_infer

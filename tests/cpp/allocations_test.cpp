@@ -1,4 +1,5 @@
-// What a call allocates, counted by operator new itself, for this program and libtorch alike.
+// What a call allocates, counted by operator new itself, for this program and libtorch alike; and
+// what comes of it where there is no memory.
 
 #include <gtest/gtest.h>
 
@@ -7,6 +8,8 @@
 
 #include <cstdlib>
 #include <new>
+#include <string>
+#include <vector>
 
 #include "archives.h"
 #include "engine/prepared.h"
@@ -20,10 +23,12 @@ constexpr bool kCounts = true;
 
 namespace {
 thread_local int news = 0;
-}
+thread_local int until_failure = -1;  // none
+}  // namespace
 
 void* operator new(std::size_t size) {
   ++news;
+  if (until_failure >= 0 && until_failure-- == 0) throw std::bad_alloc();
   if (void* const memory = std::malloc(size == 0 ? 1 : size)) return memory;
   throw std::bad_alloc();
 }
@@ -89,6 +94,59 @@ TEST(AllocationsTest, ACallAllocatesWhatItReturns) {
   into.outputs = {from_torch(at::empty({2, 4}))};
   const int written = count([&] { model.forward(inputs, into); });
   EXPECT_LE(written, torchs + 3);
+}
+
+/// Does `work` again and again, with its first, second, … allocation failing, `stride` apart, until
+/// it makes no more; returns how often one failed. What leaves it must be an Error.
+template <typename Work>
+int fail_each_allocation(int stride, const Work& work) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  return 0;
+#else
+  for (int n = 0, failed = 0;; n += stride, ++failed) {
+    until_failure = n;
+    try {
+      work();
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()), "");
+    }
+    const bool has_failed = until_failure < 0;
+    until_failure = -1;
+    if (!has_failed) return failed;
+  }
+#endif
+}
+
+TEST(AllocationsTest, ACallWithoutMemoryIsAnError) {
+  if (!kCounts) GTEST_SKIP() << "a sanitizer has its own operator new";
+  const at::Tensor input = at::ones({2, 4});
+  const std::string bytes = archive(kPlusOne, kPlusOneManifest);
+  Model model = Model::load(bytes.data(), bytes.size());
+  const std::vector<Tensor> inputs = {from_torch(input)};
+  const auto answer = [&] { return to_torch(model.forward(inputs).at(0)); };
+  EXPECT_GT(fail_each_allocation(1, [&] { model.forward(inputs); }), 3);
+  EXPECT_TRUE(at::equal(answer(), input + 1));
+
+  RunOptions within;
+  within.deadline_ms = 60'000;
+  EXPECT_GT(fail_each_allocation(1, [&] { model.forward(inputs, within); }), 3);
+  EXPECT_TRUE(at::equal(answer(), input + 1));
+
+  const std::vector<Value> values = {from_torch(input)};
+  EXPECT_GT(fail_each_allocation(1, [&] { model.call(values); }), 3);
+  EXPECT_TRUE(at::equal(answer(), input + 1));
+}
+
+/// What load does before libtorch, whose own constructors end the process there, has a say; nor has
+/// the JSON library, whose destructors allocate.
+TEST(AllocationsTest, ACheckOfAFileWithoutMemoryIsAnError) {
+  if (!kCounts) GTEST_SKIP() << "a sanitizer has its own operator new";
+  const std::string bytes = archive(kPlusOne);
+  const ArchiveLimits limits;
+  const auto read = [&] { return read_model_info(bytes.data(), bytes.size(), limits).name; };
+  const std::string expected = read();
+  EXPECT_GT(fail_each_allocation(1, read), 10);
+  EXPECT_EQ(read(), expected);
 }
 
 }  // namespace

@@ -18,7 +18,6 @@
 #include <limits>
 #include <map>
 #include <set>
-#include <system_error>
 #include <thread>
 #include <tuple>
 #include <unordered_map>
@@ -149,8 +148,8 @@ void for_each_of(std::size_t count, std::size_t threads,
   std::vector<std::thread> helpers;
   try {
     while (helpers.size() + 1 < threads) helpers.emplace_back(take_turns);
-  } catch (const std::system_error&) {
-    // The process may have no more threads: this one does the rest.
+  } catch (const std::exception&) {
+    // The process may have no more threads or memory: this one does the rest.
   }
   take_turns();
   for (std::thread& helper : helpers) helper.join();
@@ -479,11 +478,13 @@ std::optional<std::string> Archive::extra_file(const std::string& name) const {
 std::string Archive::sha256() const { return ts_infer::sha256(bytes_); }
 
 ArchiveInfo read_model_info(const std::string& path, const ArchiveLimits& limits) {
-  return Archive::open(path, limits)->scan();
+  return with_memory([&] { return Archive::open(path, limits)->scan(); });
 }
 
 ArchiveInfo read_model_info(const void* data, std::size_t size, const ArchiveLimits& limits) {
-  return Archive::over({static_cast<const char*>(data), size}, limits)->scan();
+  return with_memory([&] {
+    return Archive::over({static_cast<const char*>(data), size}, limits)->scan();
+  });
 }
 
 std::vector<std::string> restricted_operators() {

@@ -3,6 +3,7 @@
 #include <caffe2/serialize/read_adapter_interface.h>
 
 #include <memory>
+#include <new>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -11,6 +12,7 @@
 #include "archive/manifest.h"
 #include "archive/mapped_weights.h"
 #include "archive/zip.h"
+#include "ts_infer/error.h"
 #include "ts_infer/model.h"
 
 namespace ts_infer {
@@ -106,5 +108,15 @@ class Archive {
   std::string saved_on_ = "cpu";
   std::vector<LoadStep> steps_;
 };
+
+/// Makes a ModelLoadError of it where `work`, a way in that opens a file, runs out of memory.
+template <typename Work>
+auto with_memory(const Work& work) -> decltype(work()) {
+  try {
+    return work();
+  } catch (const std::bad_alloc&) {
+    throw ModelLoadError("[load] out of host memory");
+  }
+}
 
 }  // namespace ts_infer
