@@ -8,7 +8,8 @@
 
 namespace ts_infer {
 
-/// A class or function of an archive's code, behind the qualifier of its file ("__torch__.torch.nn").
+/// A class or function of an archive's code, behind the qualifier of its file
+/// ("__torch__.torch.nn").
 using Definition = std::pair<std::string, torch::jit::TreeRef>;
 
 /// Whether the code that libtorch runs while it loads an archive, the __setstate__ of its classes
