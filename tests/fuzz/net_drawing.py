@@ -289,6 +289,8 @@ def _spoil(d: Drawing) -> None:
     def spoilt(text: str, match: re.Match[str]) -> str:
         number = int(match.group())
         other = r.choice((0, -1, number + 1, 2 * number, 1, 3))
+        if "circular" in text:
+            other = max(0, other)  # below, torch's answer has memory in it that none wrote
         return text[: match.start()] + str(other) + text[match.end() :]
 
     if parts and (not places or d.chance(0.5)):
