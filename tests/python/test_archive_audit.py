@@ -190,7 +190,10 @@ def test_options_have_one_name(traced_gate: Path) -> None:
 def test_modules_that_do_not_fit_are_refused(traced_gate: Path) -> None:
     for module, match in (
         ("Gate", "module: expected a torch.nn.Module, got str"),
-        (Gate().train(), "module: expected eval mode, got training mode"),
+        (
+            nn.Dropout().train(),
+            "module: expected eval mode, got training mode in the module itself",
+        ),
     ):
         given: Any = module
         with pytest.raises(ValueError, match=rf"^\[audit\] gate: {match}"):

@@ -24,7 +24,8 @@ from ts_infer._export import (
     traced,
     variants,
 )
-from ts_infer._export.audit import Audit, eager_findings, forkable, scan_findings
+from ts_infer._export.audit import CALLS_FORK, Audit, eager_findings, scan_findings, unforkable
+from ts_infer._export.build import calls_fork
 from ts_infer._export.capture import watch_warnings
 from ts_infer._export.compare import compare, leaves
 from ts_infer._export.containers import put_together
@@ -184,7 +185,7 @@ def _against_module(
 ) -> None:
     example = arguments.bind(module, example_inputs)
     dynamic = shapes.parse(dynamic_shapes, example)
-    fork = forkable(module, example)
+    fork = not unforkable(module, example)
     calls = 3 if report.audit == "full" else 2
     outcome = isolation.run(lambda emit: emit(watch_eager(module, example, calls)), fork=fork)
     eager = next((m for m in outcome.messages if isinstance(m, Eager)), None)
@@ -194,6 +195,9 @@ def _against_module(
         report.findings.append(failure)
         return
     exported = open_archive(archive, device_of(module))
+    if fork and isolation.serves_interop() and calls_fork(exported):
+        fork = False
+        report.notes.append(f"{CALLS_FORK}: the probes ran in this process, without time limits")
     taken = [argument.name for argument in exported.forward.schema.arguments[1:]]
     dropped = [] if example.variadic else [n for n in example.names if n not in taken]
     subject = Subject(

@@ -7,8 +7,11 @@ from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ts_infer._export import isolation, plain, variants
 from ts_infer._export.arguments import Example, tensors_of
+from ts_infer._export.build import calls_fork
 from ts_infer._export.differential import (
     CODES,
     Compared,
@@ -24,8 +27,6 @@ from ts_infer._export.report import Finding, Probe, Run
 from ts_infer._export.scan import Scan, scan
 
 if TYPE_CHECKING:
-    import torch
-
     from ts_infer._export.eager import Eager
     from ts_infer._export.isolation import Emit
     from ts_infer._export.shapes import DynamicShapes
@@ -42,6 +43,8 @@ _LOAD_S = 60.0
 
 # Probes whose inputs are run in ts_infer's runtime as well.
 _SERVED = ("example", "values", "arguments", "sizes", "extremes")
+
+CALLS_FORK = "the module calls torch.jit.fork, whose threads serve this process alone"
 
 _NOTHING_TO_VARY = {
     "arguments": "every input is a tensor",
@@ -415,6 +418,11 @@ def eager_findings(eager: Eager, scripted: Collection[str]) -> tuple[list[Findin
         if eager.mutated_at is not None:
             place(finding, eager.mutated_at)
         findings.append(finding)
+    if eager.added:
+        notes.append(
+            f"forward puts {', '.join(eager.added)} into what it is given: callers of the export "
+            "do not get that"
+        )
     for source in eager.draws:
         if source == "torch":
             notes.append("the module draws random numbers: its outputs follow torch's seed")
@@ -453,8 +461,13 @@ def _is_within(path: str, others: Collection[str]) -> bool:
     return any(other in ("", path) or path.startswith(f"{other}.") for other in others)
 
 
-def forkable(module: torch.nn.Module, example: Example) -> bool:
-    """Whether probes can run in forks: an accelerator's context does not survive one."""
+def unforkable(module: torch.nn.Module, example: Example) -> str:
+    """Say why probes cannot run in forks; empty where they can."""
     tensors = [t for _, t in tensors_of(example.values)]
     tensors += [*module.parameters(), *module.buffers()]
-    return all(tensor.device.type in ("cpu", "meta") for tensor in tensors)
+    if any(tensor.device.type not in ("cpu", "meta") for tensor in tensors):
+        return "the module or its inputs are on an accelerator"
+    scripted = (child for child in module.modules() if isinstance(child, torch.jit.ScriptModule))
+    if isolation.serves_interop() and any(calls_fork(child) for child in scripted):
+        return CALLS_FORK
+    return ""

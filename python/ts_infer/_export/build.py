@@ -35,6 +35,7 @@ class Built:
     Attributes:
         failed: Whether there is no file; `findings` says why.
         failed_unit: The part that could not be scripted.
+        forks: Whether it calls torch.jit.fork.
         dropped: Arguments of the example that the exported forward does not take.
         findings: What the tracer warned about, or why there is no file.
         doubts: Warnings that are a loss only where tracing on other inputs differs.
@@ -43,6 +44,7 @@ class Built:
 
     failed: bool = False
     failed_unit: Unit | None = None
+    forks: bool = False
     dropped: tuple[str, ...] = ()
     findings: list[Finding] = field(default_factory=list)
     doubts: list[Finding] = field(default_factory=list)
@@ -85,6 +87,7 @@ def build(
         return
     emit(
         Built(
+            forks=calls_fork(captured.module),
             dropped=captured.dropped,
             findings=[*captured.findings, *findings],
             doubts=captured.doubts,
@@ -93,6 +96,13 @@ def build(
     )
     if others and captured.traced is not None:
         _compare_graphs(module, example, plan, captured, others, emit)
+
+
+def calls_fork(module: torch.jit.ScriptModule) -> bool:
+    """Whether a method of a scripted module calls torch.jit.fork."""
+    names = module._c._method_names()
+    graphs = [module._c._get_method(name).inlined_graph for name in names]
+    return any(graph.findAllNodes("prim::fork", True) for graph in graphs)
 
 
 def _follow_device(captured: Captured, example: Example) -> tuple[list[str], list[Finding]]:

@@ -91,12 +91,14 @@ def compare(expected: Any, actual: Any) -> Comparison:
     return result
 
 
-# How many times as far as the module's own results move another way to round may go.
-_MOVEMENT_FACTOR = 4
+# How many times as far as the module's own results move another way to round may go: as the
+# largest movement, and as the median of those that move at all.
+_LARGEST_FACTOR = 4
+_TYPICAL_FACTOR = 16
 
 
-def is_rounding(expected: Any, actual: Any, shaken: list[Any]) -> bool:
-    """Whether two results differ by no more than the module's own do when its numbers are shaken.
+def is_rounding(expected: Any, actual: Any, rounded: list[Any], *, typical: bool = False) -> bool:
+    """Whether two results differ by no more than the module's own do when it rounds otherwise.
 
     Where numbers cancel, or a mask of -1e4 is added to scores, another order of sums shows in every
     digit, and tolerances for each element do not tell.
@@ -104,12 +106,16 @@ def is_rounding(expected: Any, actual: Any, shaken: list[Any]) -> bool:
     Args:
         expected: The module's result.
         actual: The exported model's result, of the same structure and shapes.
-        shaken: Results of the module whose inputs and weights were moved by their last place.
+        rounded: Results of the module in float64, or with inputs and weights that were moved by
+            their last place.
+        typical: Measure by elements that move as most do, not by those that move the furthest,
+            which may have come to another side of a threshold.
 
     Returns:
-        Whether every tensor of `actual` is within 4 times the largest movement of that tensor.
+        Whether every tensor of `actual` is within 4 times the largest movement of that tensor; with
+        `typical` whether it is of floating point, and within 16 times the median movement.
     """
-    moved = [[leaf for _, leaf in leaves(result)] for result in shaken]
+    moved = [[leaf for _, leaf in leaves(result)] for result in rounded]
     pairs = list(zip(leaves(expected), leaves(actual), strict=True))
     if any(len(result) != len(pairs) for result in moved):
         return False
@@ -124,12 +130,21 @@ def is_rounding(expected: Any, actual: Any, shaken: list[Any]) -> bool:
             continue  # even how many there are hangs on the last place
         if right.shape != left.shape:
             return False
-        movement = max(float((r.double() - left.double()).abs().max()) for r in results)
+        if typical and left.dtype not in TOLERANCES:
+            return False
         rtol, atol = TOLERANCES.get(left.dtype, (0.0, 0.0))
-        atol += _MOVEMENT_FACTOR * movement
+        atol += _reach([(r.double() - left.double()).abs() for r in results], typical)
         if not torch.allclose(right.double(), left.double(), rtol=rtol, atol=atol):
             return False
     return True
+
+
+def _reach(movements: list[torch.Tensor], typical: bool) -> float:
+    furthest = torch.stack(movements).amax(0)
+    if not typical:
+        return _LARGEST_FACTOR * float(furthest.max())
+    moving = furthest[furthest > 0]
+    return _TYPICAL_FACTOR * float(moving.median()) if moving.numel() else 0.0
 
 
 def _compare(expected: Any, actual: Any, where: str, result: Comparison) -> None:

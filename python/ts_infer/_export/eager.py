@@ -24,16 +24,17 @@ from torch import nn
 from ts_infer._export import manifest, variants
 from ts_infer._export.arguments import tensors_of
 from ts_infer._export.capture import clone_module, eager_failure
-from ts_infer._export.compare import leaves
+from ts_infer._export.compare import compare, leaves
 from ts_infer._export.locate import first_change, first_write, syntax_tree
 from ts_infer._export.observe import Observation, definitions, methods, observe
 from ts_infer._export.source import Statement, is_user_file
 
 if TYPE_CHECKING:
     import types
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ts_infer._export.arguments import Example
+    from ts_infer._export.observe import Definition
     from ts_infer._export.report import Finding
 
 # Methods that change a container and give nothing back.
@@ -72,7 +73,8 @@ class Eager:
         python_state: Plain Python values that calls change and read.
         caches: Plain Python values that only the first call changes.
         mutated: Inputs that it writes into.
-        mutated_at: The first statement that does.
+        added: What it puts into the lists and dicts that it is given.
+        mutated_at: The first statement that writes into an input.
         draws: Where it draws random numbers: "torch", "random", "numpy".
         draws_at: The first statement that draws from Python's or NumPy's random numbers.
         asked_keys: Keys that it asked the example's dicts for in vain.
@@ -90,6 +92,7 @@ class Eager:
     python_state: list[PythonState] = field(default_factory=list)
     caches: list[str] = field(default_factory=list)
     mutated: list[str] = field(default_factory=list)
+    added: list[str] = field(default_factory=list)
     mutated_at: Statement | None = None
     draws: list[str] = field(default_factory=list)
     draws_at: Statement | None = None
@@ -127,7 +130,7 @@ def watch_eager(module: nn.Module, example: Example, calls: int) -> Eager:
     given = variants.example(example).make
     before = _tensors(copied)
     inputs = given()
-    untouched = [_fingerprint(tensor) for _, tensor in tensors_of(inputs)]
+    untouched = {path: _fingerprint(tensor) for path, tensor in tensors_of(inputs)}
     draws = _random_states()
     results = []
     histories = [_python_values(copied)]
@@ -148,12 +151,15 @@ def watch_eager(module: nn.Module, example: Example, calls: int) -> Eager:
             else:
                 found.observation = observe(copied, lambda: results.append(call(inputs)))
         found.warnings = [_portable(warning) for warning in caught]
+        left = dict(tensors_of(inputs))
         changed = [
             example.label(path)
-            for (path, tensor), old in zip(tensors_of(inputs), untouched, strict=True)
-            if _fingerprint(tensor) != old
+            for path, old in untouched.items()
+            if path not in left or _fingerprint(left[path]) != old
         ]
         found.mutated = changed
+        given_back = example.with_values(inputs)
+        found.added = [given_back.label(path) for path in left if path not in untouched]
         if changed:
             again = given()
             tensors = [tensor for _, tensor in tensors_of(again)]
@@ -185,7 +191,85 @@ def watch_eager(module: nn.Module, example: Example, calls: int) -> Eager:
     after = _tensors(copied)
     found.state = [name for name, value in after.items() if before.get(name, value) != value]
     _sort_python_state(found, copied, histories)
+    found.python_state = [
+        state for state in found.python_state if not _is_overwritten(module, example, copied, state)
+    ]
     return found
+
+
+class _Unread:
+    """What nothing may be done with: stands for a value that is overwritten before it is read."""
+
+    def _read(self, *_: Any) -> Any:
+        raise _ReadError
+
+    __getattr__ = __bool__ = __len__ = __iter__ = __eq__ = __ne__ = __call__ = __getitem__ = _read
+    __setitem__ = __contains__ = __str__ = __repr__ = __lt__ = __gt__ = __le__ = __ge__ = _read
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __index__ = __float__ = _read
+    __int__ = __iadd__ = __hash__ = _read
+
+
+class _ReadError(Exception):
+    """An _Unread was read."""
+
+
+def _is_overwritten(
+    module: nn.Module, example: Example, used: nn.Module, state: PythonState
+) -> bool:
+    """Whether each call writes an attribute before it reads it, so that calls do not depend on it.
+
+    Tried, on the example and on other values, with something in its place that cannot be read. Of
+    an object that is no container, what changed in it is replaced.
+
+    Args:
+        module: The module, which stays as it is.
+        example: The example inputs.
+        used: A copy that made some calls.
+        state: The attribute.
+    """
+    if state.owner is None:
+        return False
+    name = state.name.removeprefix(f"{state.owner}." if state.owner else "")
+    for variant in (variants.example(example), *variants.values(example)):
+        given = variant.given or example
+        fresh, _ = clone_module(module)
+        changed, _ = clone_module(module)
+        try:
+            _put_unread(changed.get_submodule(state.owner), used.get_submodule(state.owner), name)
+            with torch.no_grad(), fixed_seed():
+                expected = given.call(fresh, variant.make())
+            with torch.no_grad(), fixed_seed():
+                result = given.call(changed, variant.make())
+        except Exception:
+            return False
+        if compare(expected, result).difference is not None:
+            return False
+    return True
+
+
+def _put_unread(holder: Any, used: Any, name: str) -> None:
+    """Put an _Unread for an attribute, or for those attributes of it that calls change."""
+    own, other = getattr(holder, name, None), getattr(used, name, None)
+    plain = (
+        bool,
+        int,
+        float,
+        complex,
+        str,
+        bytes,
+        list,
+        tuple,
+        dict,
+        set,
+        torch.Tensor,
+        type(None),
+    )
+    if type(own) is not type(other) or isinstance(own, plain) or not hasattr(own, "__dict__"):
+        setattr(holder, name, _Unread())
+        return
+    for key in {**vars(own), **vars(other)}:
+        if _fingerprint(vars(own).get(key)) != _fingerprint(vars(other).get(key)):
+            _put_unread(own, other, key)
 
 
 def _call(module: nn.Module, example: Example, values: tuple[Any, ...]) -> None:
@@ -395,21 +479,29 @@ def _place_that_reads(module: nn.Module, owner: str, name: str) -> tuple[str, in
         file = code.co_filename
         known = definitions(file) if is_user_file(file) else {}
         node = known.get((code.co_firstlineno, code.co_name))
-        place = None if node is None else _first_read(node, file, _is_attribute_of_self, name)
+        place = None if node is None else _first_read(node, file, _is_attribute_of(node), name)
         if place is not None:
             return place
     return None
 
 
-def _is_attribute_of_self(node: ast.AST) -> bool:
-    return (
-        isinstance(node, ast.Attribute)
-        and isinstance(node.value, ast.Name)
-        and node.value.id == "self"
-    )
+def _is_attribute_of(method: Definition) -> Callable[[ast.AST], bool]:
+    arguments = [*method.args.posonlyargs, *method.args.args]
+    own = arguments[0].arg if arguments else "self"
+
+    def check(node: ast.AST) -> bool:
+        return (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id == own
+        )
+
+    return check
 
 
-def _first_read(tree: ast.AST, file: str, is_kind: Any, name: str) -> tuple[str, int, str] | None:
+def _first_read(
+    tree: ast.AST, file: str, is_kind: Callable[[ast.AST], bool], name: str
+) -> tuple[str, int, str] | None:
     parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
     for node in ast.walk(tree):
         if not is_kind(node) or name != getattr(node, "attr", getattr(node, "id", None)):

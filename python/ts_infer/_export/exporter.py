@@ -16,9 +16,9 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from ts_infer._errors import Error, ExportError
 from ts_infer._export import arguments, golden, isolation, manifest, options, shapes
-from ts_infer._export.audit import Audit, AuditResult, eager_findings, forkable
+from ts_infer._export.audit import CALLS_FORK, Audit, AuditResult, eager_findings, unforkable
 from ts_infer._export.build import Built, build, other_inputs
-from ts_infer._export.capture import Plan, watch_warnings
+from ts_infer._export.capture import Plan, clone_module, watch_warnings
 from ts_infer._export.differential import Subject
 from ts_infer._export.eager import Eager, fixed_seed, watch_eager
 from ts_infer._export.libraries import needed_libraries
@@ -32,6 +32,7 @@ from ts_infer._export.report import (
     Scripted,
 )
 from ts_infer._export.scan import scan
+from ts_infer._export.training import depend_on_training
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -70,7 +71,8 @@ def export(
     share, it runs in this process.
 
     Args:
-        module: A module in eval mode. Neither it nor its state changes.
+        module: A module in eval mode, or one in which nothing depends on the mode. Neither it nor
+            its state changes.
         example_inputs: What the module is called with: one tensor, a tuple of arguments, or a
             dict of keyword arguments. Arguments may be nested tuples, lists and dicts of tensors.
         path: Where to write. An existing file stays as it is when the export fails.
@@ -128,7 +130,8 @@ def export(
     except ValueError as error:
         raise ValueError(f"[export] {name}: {error}") from None
     report = ExportReport(str(target), name, method, audit)
-    _refuse_train_mode(module, report)
+    _refuse_unreadable_names(module, example, report)
+    module = _in_eval_mode(module, report)
     with (
         tempfile.TemporaryDirectory(prefix="ts_infer_export_") as folder,
         watch_warnings(),
@@ -185,14 +188,17 @@ class _Job:
     bar: Any
     eager: Eager = field(default_factory=Eager)
     reasons: dict[Unit, str] = field(default_factory=dict)
+    fork: bool = field(init=False)
+    probe_here: bool = False
 
     def __post_init__(self) -> None:
-        self.fork = forkable(self.module, self.example)
-        if not self.fork:
-            self.report.notes.append(
-                "the module or its inputs are on an accelerator: the probes ran in this process, "
-                "without time limits, and no part could be scripted automatically"
-            )
+        reason = unforkable(self.module, self.example)
+        self.fork = not reason
+        if reason:
+            self._note_here(f"{reason}, and no part could be scripted automatically")
+
+    def _note_here(self, reason: str) -> None:
+        self.report.notes.append(f"{reason}: the probes ran in this process, without time limits")
 
     def watch_eager(self) -> Eager:
         """Run the module by itself; raise where it fails."""
@@ -305,6 +311,9 @@ class _Job:
             candidate.findings = [Finding(code, text)]
             return candidate
         candidate.built = built
+        if self.fork and built.forks and not self.probe_here and isolation.serves_interop():
+            self.probe_here = True
+            self._note_here(CALLS_FORK)
         candidate.notes = list(built.notes)
         candidate.findings = list(built.findings)
         if built.failed:
@@ -339,7 +348,7 @@ class _Job:
             self.dynamic,
             self.eager,
             level=level,
-            fork=self.fork,
+            fork=self.fork and not self.probe_here,
             on_run=self._show,
             traced=traced,
             stop_at_first=stop_at_first,
@@ -410,8 +419,12 @@ class _Job:
         warmup: list[dict[str, list[int]]] | None,
     ) -> None:
         """Add the manifest and the golden sample to what was audited, which stays as it is."""
-        # Opening the archive names classes process-wide, so it is not opened here.
-        outcome = self._run(lambda emit: emit(self._extra_files(chosen, output_names, warmup)))
+        # Opening the archive names classes process-wide, so it is not opened here where that can
+        # be helped.
+        outcome = isolation.run(
+            lambda emit: emit(self._extra_files(chosen, output_names, warmup)),
+            fork=self.fork and not self.probe_here,
+        )
         if outcome.failure:
             raise Error(
                 f"[export] {self.report.name}: the manifest cannot be made: {outcome.failure}; "
@@ -432,7 +445,7 @@ class _Job:
             self.dynamic,
             self.eager,
             level=self.report.audit,
-            fork=self.fork,
+            fork=self.fork and not self.probe_here,
             on_run=self._show,
         )
         served = audit.serve(chosen.audit.agreed)
@@ -519,21 +532,48 @@ def _check_target(target: Path) -> None:
         )
 
 
-def _refuse_train_mode(module: nn.Module, report: ExportReport) -> None:
-    training = [
-        name or "the module itself"
-        for name, m in module.named_modules()
-        if getattr(m, "training", False)
-    ]
-    if not training:
+def _refuse_unreadable_names(
+    module: nn.Module, example: arguments.Example, report: ExportReport
+) -> None:
+    found = [f"forward's argument {name!r}" for name in example.names if not name.isascii()]
+    for path, child in module.named_modules():
+        if isinstance(child, torch.jit.ScriptModule):
+            continue
+        kind = type(child)
+        for what, name in (("module", kind.__module__), ("class", kind.__qualname__)):
+            if not name.isascii():
+                found.append(f"the {what} {name!r}")
+        attributes = (*child._parameters, *child._buffers, *child._modules)
+        found += [
+            f"the attribute {name!r} of {path or 'the module'}"
+            for name in attributes
+            if not name.isascii()
+        ]
+    if not found:
         return
-    shown = ", ".join(training[:3]) + (
-        f" and {len(training) - 3} more" if len(training) > 3 else ""
+    names = ", ".join(dict.fromkeys(found))
+    finding = Finding(
+        "name-unreadable",
+        f"expected names of ASCII letters, digits and underscores, got {names}: TorchScript "
+        "writes them into the file, and cannot read them.",
+        "rename them.",
     )
+    _add_findings(report, [finding], ())
+    raise _refusal(report)
+
+
+def _in_eval_mode(module: nn.Module, report: ExportReport) -> nn.Module:
+    """Return the module, or a copy in eval mode; raise where that answers otherwise."""
+    if not any(getattr(child, "training", False) for child in module.modules()):
+        return module
+    depend = depend_on_training(module)
+    if not depend:
+        report.notes.append("it was in training mode, on which nothing in it depends")
+        return clone_module(module)[0].eval()  # type: ignore[no-any-return]
+    shown = ", ".join(depend[:3]) + (f" and {len(depend) - 3} more" if len(depend) > 3 else "")
     finding = Finding(
         "train-mode",
-        f"expected eval mode, got training mode in {shown}: there dropout and batch norm answer "
-        "at random or change their state.",
+        f"expected eval mode, got training mode in {shown}: what they compute depends on it.",
         "call module.eval() before the export.",
     )
     _add_findings(report, [finding], ())

@@ -91,6 +91,22 @@ def run(
     return outcome
 
 
+def serves_interop() -> bool:
+    """Whether this process has torch's inter-op threads, which a fork of it would wait for in vain.
+
+    They are there once anything that calls torch.jit.fork was run.
+    """
+    names = Path("/proc/self/task").glob("*/comm")
+    return any(_read(name).strip() == "PTThreadPool" for name in names)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:  # the thread has ended
+        return ""
+
+
 def _run_forked(
     task: Callable[[Emit], None], budget_s: float | None, receive: Emit, outcome: Outcome
 ) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from ts_infer._export.report import ALLOWABLE, FATAL, LEVELS
+from ts_infer._export.training import depend_on_training
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,9 +23,13 @@ def check_module(module: Any) -> None:
 
 
 def check_eval(module: nn.Module) -> None:
-    """Raise ValueError where a module, or a child of it, is in training mode."""
-    if any(getattr(child, "training", False) for child in module.modules()):
-        raise ValueError("module: expected eval mode, got training mode; call module.eval() first")
+    """Raise ValueError where what a module computes is that of training mode."""
+    depend = depend_on_training(module)
+    if depend:
+        raise ValueError(
+            f"module: expected eval mode, got training mode in {', '.join(depend[:3])}; call "
+            "module.eval() first"
+        )
 
 
 def check_audit(level: Any, levels: Sequence[str] = LEVELS) -> None:

@@ -57,6 +57,7 @@ ALLOWABLE: dict[str, str] = {
 # Findings that leave nothing to export, so that `allow` does not know them.
 FATAL: tuple[str, ...] = (
     "train-mode",
+    "name-unreadable",
     "eager-failed",
     "trace-failed",
     "script-failed",
