@@ -690,3 +690,89 @@ def test_a_dtype_that_is_asked_for_is_the_tensors(executor: str) -> None:
     for _ in range(3):
         zeros, is_floating_point, is_complex = model(torch.ones(3))
         assert (zeros.dtype, is_floating_point, is_complex) == (torch.float32, False, False)
+
+
+class WritesByStrides(nn.Module):
+    """`reshape` gives a view or a copy, as the strides of the part's result are."""
+
+    def __init__(self, part: nn.Module, how: str) -> None:
+        super().__init__()
+        self.part = part
+        self.how = how
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.part(x)
+        y = y[0] if isinstance(y, tuple) else y
+        if self.how == "activated":
+            y = y.relu()
+        flat = y.flatten() if self.how == "flatten" else y.reshape(-1)
+        if self.how == "contiguous":
+            flat = y.contiguous()
+        if self.how == "loop":
+            for _ in range(2):
+                flat = flat.mul_(2)
+        else:
+            flat.mul_(2)
+        result: Tensor = y
+        return result
+
+
+class Attends(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.scaled_dot_product_attention(x, x, x)
+
+
+@pytest.mark.parametrize("how", ["reshape", "flatten", "contiguous", "activated", "loop"])
+@pytest.mark.parametrize(
+    ("part", "x"),
+    [
+        (nn.GRU(8, 8, batch_first=True), torch.randn(2, 4, 8)),
+        (nn.LSTM(8, 8, 2, batch_first=True, bidirectional=True), torch.randn(2, 4, 8)),
+        (
+            nn.Conv2d(8, 8, 3, padding=1),
+            torch.randn(2, 8, 6, 6).to(memory_format=torch.channels_last),
+        ),
+        (nn.Conv2d(8, 8, 3, padding=1), torch.randn(2, 8, 6, 6)),
+        (Attends(), torch.randn(4, 2, 16, 8).transpose(0, 1)),
+        (Attends(), torch.randn(2, 16, 4, 8).transpose(1, 2)),
+        (nn.Linear(8, 8), torch.randn(4, 2, 8).transpose(0, 1)),
+    ],
+    ids=["GRU", "LSTM", "channels last", "channels first", "batch", "heads", "linear"],
+)
+def test_what_is_written_by_its_strides(part: nn.Module, x: Tensor, how: str) -> None:
+    check(WritesByStrides(part, how), x)
+
+
+@pytest.mark.parametrize(
+    "part", [nn.GRU(8, 8, 2, batch_first=True), nn.LSTM(8, 8, batch_first=True)]
+)
+def test_a_recurrent_layer_gives_torchs_strides(part: nn.Module) -> None:
+    x = torch.randn(3, 5, 8)
+    part.eval()
+    with torch.inference_mode():
+        expected = part(x)[0]
+    model = load(trace(part, x))
+    assert uses_own_kernels(model, "LSTM") or uses_own_kernels(model, "GRU")
+    result = model(x)[0]
+    assert result.stride() == expected.stride()
+    torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
+
+
+class ActsBehind(nn.Module):
+    """As convolution nets do: nothing but what is written sees the convolution's result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(8, 8, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(128, 4)
+        )
+        self.end = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.end(self.layers(x))
+        return result
+
+
+def test_own_kernels_serve_where_strides_tell_nothing() -> None:
+    model = check(ActsBehind(), torch.randn(1, 8, 6, 6))
+    assert uses_own_kernels(model, "convolution")

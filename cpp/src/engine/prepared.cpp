@@ -24,6 +24,7 @@
 #include "engine/linear.h"
 #include "engine/precision.h"
 #include "engine/recurrent.h"
+#include "engine/strides.h"
 #include "engine/transformer.h"
 
 namespace ts_infer {
@@ -33,12 +34,20 @@ void use_own_kernels(std::shared_ptr<torch::jit::Graph>& graph, const Preparatio
                      const std::string& function, PreparedFunction& prepared) {
   const PassSelection& passes = how.passes;
   const bool bfloat16 = how.precision == c10::kBFloat16;
-  if (passes.runs("attention")) expand_encoder_layers(graph);
-  const int convolutions = passes.runs("convolution") ? pack_convolutions(graph, bfloat16) : 0;
+  // The results of all but linear layers may have other strides than torch's.
+  const bool by_strides = writes_by_strides(graph);
+  const auto runs = [&](const char* pass) { return !by_strides && passes.runs(pass); };
+  if (runs("attention")) expand_encoder_layers(graph);
+  const int convolutions = runs("convolution") ? pack_convolutions(graph, bfloat16) : 0;
   std::map<std::string, int> recurrent;
-  if (passes.runs("recurrent")) recurrent = pack_recurrent(graph);
+  if (runs("recurrent")) recurrent = pack_recurrent(graph);
   const int linears = passes.runs("linear") ? pack_linears(graph, bfloat16) : 0;
-  const int attentions = passes.runs("attention") ? replace_attention(graph) : 0;
+  const int attentions = runs("attention") ? replace_attention(graph) : 0;
+  if (by_strides) {
+    prepared.decisions.push_back(function +
+                                 ": own kernels for linear layers alone: it writes in place to "
+                                 "what is a view or a copy by its strides");
+  }
   std::vector<std::pair<std::string, int>> replaced = {{"convolution", convolutions}};
   replaced.insert(replaced.end(), recurrent.begin(), recurrent.end());
   replaced.insert(replaced.end(), {{"linear", linears}, {"attention", attentions}});

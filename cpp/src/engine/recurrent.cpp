@@ -184,8 +184,12 @@ class Recurrent {
     std::vector<at::Tensor> h;
     std::vector<at::Tensor> c;
     for (std::int64_t layer = 0; layer < p_.layers; ++layer) {
+      const std::int64_t width = p_.directions * hidden;
+      // In memory step by step, as torch's own.
+      const bool by_step = p_.batch_first && layer + 1 == p_.layers;
       const at::Tensor output =
-          at::empty({input.size(0), input.size(1), p_.directions * hidden}, input.options());
+          by_step ? at::empty({layout.steps, layout.rows, width}, input.options()).transpose(0, 1)
+                  : at::empty({input.size(0), input.size(1), width}, input.options());
       for (std::int64_t direction = 0; direction < p_.directions; ++direction) {
         const std::int64_t i = layer * p_.directions + direction;
         auto [h_n, c_n] =
