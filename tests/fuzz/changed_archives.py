@@ -13,16 +13,13 @@ not come back from load, is a failure; code that runs without end in a call is i
 # ruff: noqa: SIM905 - lists of words are easier to read
 from __future__ import annotations
 
-import argparse
 import collections
 import dataclasses
 import io
 import itertools
-import os
 import pickletools
 import random
 import re
-import resource
 import sys
 import tempfile
 import time
@@ -36,16 +33,15 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from archive_runs import Folder, command, load, read_members
 from processes import Lost, Seeds, exit_text, run_seeds
 
 import ts_infer
-from ts_infer import runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 SECONDS_EACH = 10.0
-ADDRESS_SPACE = 12 << 30  # a model may ask for more memory than there is
 PER_PROCESS = 2000
 
 
@@ -151,10 +147,7 @@ def _base(module: nn.Module, *inputs: Any, trace: bool = False) -> Base:
             else torch.jit.script(module)
         )
         torch.jit.save(made, buffer)
-    with zipfile.ZipFile(buffer) as archive:
-        names = archive.namelist()
-        members = {name.partition("/")[2]: archive.read(name) for name in names}
-    return Base(members, inputs)
+    return Base(read_members(buffer), inputs)
 
 
 def bases() -> list[Base]:
@@ -392,35 +385,22 @@ class Result:
 class Worker:
     """In a child."""
 
-    def __init__(self, known: list[Base], within: str) -> None:
+    def __init__(self, known: list[Base], folder: Folder) -> None:
         self.known = known
-        self.within = within
-        self.folder = Path()
-
-    def prepare(self) -> None:
-        """Begins the process."""
-        torch.set_num_threads(1)
-        resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        self.folder = Path(tempfile.mkdtemp(dir=self.within))
-        os.chdir(self.folder)
+        self.folder = folder
 
     def work(self, seed: int, send: Callable[[Any], None]) -> None:
         """One archive."""
         data, base = changed(seed, self.known)
         outcome = self._outcome(data, base, send)
-        files = list(self.folder.iterdir())
-        for file in files:
-            file.unlink()
-        send(("wrote " + ", ".join(file.name for file in files)) if files else outcome)
+        files = self.folder.take_files()
+        send(("wrote " + ", ".join(files)) if files else outcome)
 
     def _outcome(self, data: bytes, base: Base, send: Callable[[Any], None]) -> str:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                model = runtime.load(
-                    data, warmup="off", intra_op_threads=1, on_log=lambda level, message: None
-                )
+                model = load(data)
             except ts_infer.Error:
                 return "refused"
             except Exception as error:
@@ -467,9 +447,9 @@ def run(seeds: Seeds, say: Callable[[str], None] = print) -> Result:
     def told(seconds: float) -> None:
         say(f"… {summary(result, seconds)}")
 
-    with tempfile.TemporaryDirectory() as folder:
-        worker = Worker(bases(), folder)
-        run_seeds(seeds, worker.work, take, lost, told, worker.prepare)
+    with tempfile.TemporaryDirectory() as within:
+        folder = Folder(within)
+        run_seeds(seeds, Worker(bases(), folder).work, take, lost, told, folder.enter)
     say(summary(result, time.monotonic() - begin))
     return result
 
@@ -488,20 +468,8 @@ def summary(result: Result, seconds: float) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the first archive (0)")
-    parser.add_argument("--count", type=int, default=1000, help="archives (1000)")
-    parser.add_argument("--jobs", type=int, default=1, help="processes (1)")
-    parser.add_argument("--keep", metavar="FILE", help="write the archive of --seed; run nothing")
-    given = parser.parse_args(arguments)
-    if given.keep:
-        Path(given.keep).write_bytes(changed(given.seed, bases())[0])
-        return 0
-    seeds = Seeds(given.seed, given.count, None, given.jobs, PER_PROCESS, SECONDS_EACH)
-    result = run(seeds, lambda text: print(text, flush=True))
-    return 1 if result.failures else 0
+    seeds = Seeds(0, 1000, None, 1, PER_PROCESS, SECONDS_EACH)
+    return command(__doc__, seeds, lambda seed: changed(seed, bases())[0], run, arguments)
 
 
 if __name__ == "__main__":

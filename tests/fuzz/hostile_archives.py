@@ -12,14 +12,11 @@ archive of ``--seed``. The exit code is 1 where one fails.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import io
-import os
 import random
 import re
-import resource
 import sys
 import tempfile
 import time
@@ -33,16 +30,15 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from archive_runs import Folder, command, load, read_members
 from processes import Lost, Seeds, exit_text, run_seeds
 
 import ts_infer
-from ts_infer import runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 SECONDS_EACH = 20.0
-ADDRESS_SPACE = 12 << 30
 PER_PROCESS = 100
 
 
@@ -272,12 +268,9 @@ def packed(r: random.Random, members: dict[str, bytes], benign: dict[str, bytes]
 def _members(module: nn.Module) -> dict[str, bytes]:
     buffer = io.BytesIO()
     torch.jit.save(torch.jit.script(module.eval()), buffer)
-    with zipfile.ZipFile(buffer) as archive:
-        return {
-            name.partition("/")[2]: archive.read(name)
-            for name in archive.namelist()
-            if not name.endswith(".debug_pkl")
-        }
+    return {
+        name: data for name, data in read_members(buffer).items() if not name.endswith(".debug_pkl")
+    }
 
 
 Bases = tuple[dict[str, bytes], dict[str, bytes]]
@@ -316,42 +309,24 @@ class Result:
 class Worker:
     """In a child."""
 
-    def __init__(self, known: Bases, within: str) -> None:
+    def __init__(self, known: Bases, folder: Folder) -> None:
         self.known = known
-        self.within = within
-        self.folder = Path()
-
-    def prepare(self) -> None:
-        """Begins the process."""
-        torch.set_num_threads(1)
-        resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        self.folder = Path(tempfile.mkdtemp(dir=self.within))
-        os.chdir(self.folder)
-
-    def written(self) -> bool:
-        """Whether there is a file, which is no more."""
-        files = list(self.folder.iterdir())
-        for file in files:
-            file.unlink()
-        return bool(files)
+        self.folder = folder
 
     def work(self, seed: int, send: Callable[[Any], None]) -> None:
         """One archive."""
         data = hostile(seed, self.known)
         outcome = self._ours(data)
-        send("a file was written" if self.written() else outcome)
+        send("a file was written" if self.folder.take_files() else outcome)
         send("torch")
         with contextlib.suppress(RuntimeError, ValueError):
             torch.jit.load(io.BytesIO(data))(torch.ones(1, 3))  # type: ignore[no-untyped-call]
-        if self.written():
+        if self.folder.take_files():
             send("written")
 
     def _ours(self, data: bytes) -> str:
         try:
-            model = runtime.load(
-                data, warmup="off", intra_op_threads=1, on_log=lambda level, message: None
-            )
+            model = load(data)
             for name in model.method_names():
                 model.run_method(name, torch.ones(1, 3))
         except ts_infer.ModelLoadError:
@@ -394,9 +369,9 @@ def run(seeds: Seeds, say: Callable[[str], None] = print) -> Result:
     def told(seconds: float) -> None:
         say(f"… {summary(result, seconds)}")
 
-    with tempfile.TemporaryDirectory() as folder:
-        worker = Worker(bases(), folder)
-        run_seeds(seeds, worker.work, take, lost, told, worker.prepare)
+    with tempfile.TemporaryDirectory() as within:
+        folder = Folder(within)
+        run_seeds(seeds, Worker(bases(), folder).work, take, lost, told, folder.enter)
     say(summary(result, time.monotonic() - begin))
     return result
 
@@ -412,20 +387,8 @@ def summary(result: Result, seconds: float) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the first archive (0)")
-    parser.add_argument("--count", type=int, default=2000, help="archives (2000)")
-    parser.add_argument("--jobs", type=int, default=1, help="processes (1)")
-    parser.add_argument("--keep", metavar="FILE", help="write the archive of --seed; run nothing")
-    given = parser.parse_args(arguments)
-    if given.keep:
-        Path(given.keep).write_bytes(hostile(given.seed, bases()))
-        return 0
-    seeds = Seeds(given.seed, given.count, None, given.jobs, PER_PROCESS, SECONDS_EACH)
-    result = run(seeds, lambda text: print(text, flush=True))
-    return 1 if result.failures else 0
+    seeds = Seeds(0, 2000, None, 1, PER_PROCESS, SECONDS_EACH)
+    return command(__doc__, seeds, lambda seed: hostile(seed, bases()), run, arguments)
 
 
 if __name__ == "__main__":

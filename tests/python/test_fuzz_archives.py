@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-
-FUZZ = Path(__file__).parents[1] / "fuzz"
-TIMEOUT_S = 300
+from fuzzers import FUZZ, run
 
 # A runtime with one fault.
 PLANT = """
@@ -19,8 +13,9 @@ import os, signal, sys
 from pathlib import Path
 import changed_archives
 from processes import Seeds
+from ts_infer import runtime
 
-right = changed_archives.runtime.load
+right = runtime.load
 
 
 def load(data, **options):
@@ -34,23 +29,11 @@ def load(data, **options):
     return model
 
 
-changed_archives.runtime.load = load
+runtime.load = load
 result = changed_archives.run(Seeds(0, 60))
 print(*{text.partition(":")[0] for text in result.failures}, sep="|")
 print(result.answered)
 """
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """In a process of its own, since it forks."""
-    return subprocess.run(
-        [sys.executable, *arguments],
-        env={**os.environ, "PYTHONPATH": str(FUZZ)},
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
 
 
 @pytest.mark.parametrize(
@@ -94,10 +77,11 @@ def test_a_hostile_archive_that_is_let_through_is_found() -> None:
     program = """
 import hostile_archives
 from processes import Seeds
+from ts_infer import runtime
 
-load = hostile_archives.runtime.load
+load = runtime.load
 names = ["aten::save", "aten::from_file", "__setstate__"]
-hostile_archives.runtime.load = lambda data, **options: load(data, allow_operators=names, **options)
+runtime.load = lambda data, **options: load(data, allow_operators=names, **options)
 result = hostile_archives.run(Seeds(0, 60))
 print(len(result.failures), *set(result.failures))
 """

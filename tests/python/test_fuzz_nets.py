@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
-
-FUZZ = Path(__file__).parents[1] / "fuzz"
-TIMEOUT_S = 300
+from fuzzers import FUZZ, run
 
 # A runtime with one fault, for models that hold one operator.
 PLANT = """
@@ -52,18 +45,6 @@ for found in result.found:
         print("lines:", *[text for line in found.net.lines for text in line.source("")], sep="|")
         print("sizes:", max(x.numel() for x in found.net.arguments(0)))
 """
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """In a process of its own, since it forks."""
-    return subprocess.run(
-        [sys.executable, *arguments],
-        env={**os.environ, "PYTHONPATH": str(FUZZ)},
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
 
 
 @pytest.mark.parametrize("kind", ["wrong", "refused", "crash"])

@@ -236,10 +236,8 @@ def _is_overwritten(
         changed, _ = clone_module(module)
         try:
             _put_unread(changed.get_submodule(state.owner), used.get_submodule(state.owner), name)
-            with torch.no_grad(), fixed_seed():
-                expected = given.call(fresh, variant.make())
-            with torch.no_grad(), fixed_seed():
-                result = given.call(changed, variant.make())
+            expected = _call(fresh, given, variant.make())
+            result = _call(changed, given, variant.make())
         except Exception:
             return False
         if compare(expected, result).difference is not None:
@@ -247,24 +245,14 @@ def _is_overwritten(
     return True
 
 
+# What a call replaces, and does not change from within.
+_WHOLE = (int, float, complex, str, bytes, list, tuple, dict, set, torch.Tensor)
+
+
 def _put_unread(holder: Any, used: Any, name: str) -> None:
     """Put an _Unread for an attribute, or for those attributes of it that calls change."""
     own, other = getattr(holder, name, None), getattr(used, name, None)
-    plain = (
-        bool,
-        int,
-        float,
-        complex,
-        str,
-        bytes,
-        list,
-        tuple,
-        dict,
-        set,
-        torch.Tensor,
-        type(None),
-    )
-    if type(own) is not type(other) or isinstance(own, plain) or not hasattr(own, "__dict__"):
+    if type(own) is not type(other) or isinstance(own, _WHOLE) or not hasattr(own, "__dict__"):
         setattr(holder, name, _Unread())
         return
     for key in {**vars(own), **vars(other)}:
@@ -272,9 +260,9 @@ def _put_unread(holder: Any, used: Any, name: str) -> None:
             _put_unread(own, other, key)
 
 
-def _call(module: nn.Module, example: Example, values: tuple[Any, ...]) -> None:
+def _call(module: nn.Module, example: Example, values: tuple[Any, ...]) -> Any:
     with torch.no_grad(), fixed_seed():
-        example.call(module, values)
+        return example.call(module, values)
 
 
 class _Asked(dict[Any, Any]):

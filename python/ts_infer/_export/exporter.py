@@ -197,6 +197,10 @@ class _Job:
         if reason:
             self._note_here(f"{reason}, and no part could be scripted automatically")
 
+    @property
+    def _forks_probes(self) -> bool:
+        return self.fork and not self.probe_here
+
     def _note_here(self, reason: str) -> None:
         self.report.notes.append(f"{reason}: the probes ran in this process, without time limits")
 
@@ -311,7 +315,7 @@ class _Job:
             candidate.findings = [Finding(code, text)]
             return candidate
         candidate.built = built
-        if self.fork and built.forks and not self.probe_here and isolation.serves_interop():
+        if self._forks_probes and built.forks and isolation.serves_interop():
             self.probe_here = True
             self._note_here(CALLS_FORK)
         candidate.notes = list(built.notes)
@@ -348,7 +352,7 @@ class _Job:
             self.dynamic,
             self.eager,
             level=level,
-            fork=self.fork and not self.probe_here,
+            fork=self._forks_probes,
             on_run=self._show,
             traced=traced,
             stop_at_first=stop_at_first,
@@ -423,7 +427,7 @@ class _Job:
         # be helped.
         outcome = isolation.run(
             lambda emit: emit(self._extra_files(chosen, output_names, warmup)),
-            fork=self.fork and not self.probe_here,
+            fork=self._forks_probes,
         )
         if outcome.failure:
             raise Error(
@@ -445,7 +449,7 @@ class _Job:
             self.dynamic,
             self.eager,
             level=self.report.audit,
-            fork=self.fork and not self.probe_here,
+            fork=self._forks_probes,
             on_run=self._show,
         )
         served = audit.serve(chosen.audit.agreed)
