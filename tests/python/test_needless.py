@@ -163,7 +163,36 @@ class ReadsWhatTheLastCallLeft(HasDistribution):
         return self.distribution.set(self.layer(x)).mode() + int(seen)
 
 
-@pytest.mark.parametrize("make", [Counts, ReadsWhatTheLastCallLeft])
+class TakesTurns(Layer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.act: Any = torch.relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        act, self.act = self.act, (torch.tanh if self.act is torch.relu else torch.relu)
+        result: Tensor = act(self.layer(x))
+        return result
+
+
+def doubled(x: Tensor) -> Tensor:
+    return x * 2
+
+
+def halved(x: Tensor) -> Tensor:
+    return x / 2
+
+
+class TakesTurnsOfItsOwn(Layer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = doubled
+
+    def forward(self, x: Tensor) -> Tensor:
+        act, self.act = self.act, (halved if self.act is doubled else doubled)
+        return act(self.layer(x))
+
+
+@pytest.mark.parametrize("make", [Counts, ReadsWhatTheLastCallLeft, TakesTurns, TakesTurnsOfItsOwn])
 def test_what_a_call_reads_first_is_state(make: Callable[[], nn.Module], path: Path) -> None:
     with pytest.raises(ts_infer.ExportError) as caught:
         ts_infer.export(make().eval(), X, path, method="trace")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dis
+import enum
 import inspect
 import linecache
 import pickle
@@ -246,7 +247,7 @@ def _is_overwritten(
 
 
 # What a call replaces, and does not change from within.
-_WHOLE = (int, float, complex, str, bytes, list, tuple, dict, set, torch.Tensor)
+_WHOLE = (int, float, complex, str, bytes, list, tuple, dict, set, torch.Tensor, enum.Enum)
 
 
 def _put_unread(holder: Any, used: Any, name: str) -> None:
@@ -255,9 +256,15 @@ def _put_unread(holder: Any, used: Any, name: str) -> None:
     if type(own) is not type(other) or isinstance(own, _WHOLE) or not hasattr(own, "__dict__"):
         setattr(holder, name, _Unread())
         return
-    for key in {**vars(own), **vars(other)}:
-        if _fingerprint(vars(own).get(key)) != _fingerprint(vars(other).get(key)):
-            _put_unread(own, other, key)
+    changed = [
+        key
+        for key in {**vars(own), **vars(other)}
+        if _fingerprint(vars(own).get(key)) != _fingerprint(vars(other).get(key))
+    ]
+    if not changed:  # it is another one, as functions are
+        setattr(holder, name, _Unread())
+    for key in changed:
+        _put_unread(own, other, key)
 
 
 def _call(module: nn.Module, example: Example, values: tuple[Any, ...]) -> Any:
