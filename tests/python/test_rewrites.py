@@ -692,6 +692,18 @@ def test_a_dtype_that_is_asked_for_is_the_tensors(executor: str) -> None:
         assert (zeros.dtype, is_floating_point, is_complex) == (torch.float32, False, False)
 
 
+@pytest.mark.parametrize("executor", ["prepared", "legacy", "simple", "profiling"])
+def test_a_view_fits_tensors_of_every_rank(executor: str) -> None:
+    class Flat(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            x.view(-1).add_(1)
+            return x
+
+    model = load(trace(Flat(), torch.ones(())), executor=executor)
+    for size in ((), (0,), (3,), (2, 3), ()):
+        assert torch.equal(model(torch.ones(size)), torch.full(size, 2.0))
+
+
 class WritesByStrides(nn.Module):
     """`reshape` gives a view or a copy, as the strides of the part's result are."""
 

@@ -341,6 +341,11 @@ void require_quotients_fit(Block* block) {
   }
 }
 
+bool views_as_constant(const Node* node) {
+  return node->matches("aten::view(Tensor(a) self, int[] size) -> Tensor(a)") &&
+         torch::jit::toIValue(node->input(1));
+}
+
 void hide_types(Block* block) {
   for (Node* node : nodes_where(block, asks_for_types)) {
     replace(node, node, twin_of(node).c_str(), node->inputs().vec());
@@ -369,6 +374,18 @@ void keep_scalar_tensors(Block* function) {
     node->replaceInput(
         1, node->owningGraph()->insert(c10::Symbol::fromQualString("ts_infer::scalar_tensor"),
                                        {node->input(1)}, {}, node->sourceRange()));
+  }
+}
+
+void unshare_sizes(Block* function) {
+  for (Node* node : nodes_where(function, views_as_constant)) {
+    const torch::jit::WithInsertPoint before(node);
+    torch::jit::Graph& graph = *node->owningGraph();
+    std::vector<torch::jit::Value*> sizes;
+    for (const std::int64_t size : torch::jit::toIValue(node->input(1))->toIntVector()) {
+      sizes.push_back(graph.insertConstant(size));
+    }
+    node->replaceInput(1, graph.insertNode(graph.createList(c10::IntType::get(), sizes))->output());
   }
 }
 

@@ -33,4 +33,9 @@ void correct(const std::vector<torch::jit::Block*>& functions, bool optimized);
 /// are left stay tensors.
 void keep_scalar_tensors(torch::jit::Block* function);
 
+/// Of a frozen function that an executor of torch's will run: views' sizes are no constants. The
+/// legacy executor writes what -1 stands for in a view of a tensor without dimensions into one,
+/// which the plans for other ranks share.
+void unshare_sizes(torch::jit::Block* function);
+
 }  // namespace ts_infer

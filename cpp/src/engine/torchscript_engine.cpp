@@ -67,7 +67,9 @@ struct Program {
     if (choice.executor == "prepared") prepare_methods(choice);
     executor = choice.executor;
     for (std::size_t i = 0; i < names.size() && executor != "prepared"; ++i) {
-      keep_scalar_tensors(torch::jit::toGraphFunction(function(i)).graph()->block());
+      torch::jit::Block* const block = torch::jit::toGraphFunction(function(i)).graph()->block();
+      keep_scalar_tensors(block);
+      unshare_sizes(block);
     }
     create_executors(module._ivalue()->compilation_unit()->get_functions(), executor, how.device);
     for (std::size_t i = 0; i < names.size(); ++i) {
