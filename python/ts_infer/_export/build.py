@@ -157,6 +157,8 @@ def _compare_graphs(
                 doubt.inputs = variant.label
                 emit(doubt)
         difference = first_difference(graph, normalised(other.traced))
+        if difference is None and other.outputs != captured.outputs:
+            difference = (f"it returns {other.outputs}, not {captured.outputs}", None)
         if difference is None:
             continue
         text, statement = difference

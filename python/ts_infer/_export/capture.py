@@ -19,6 +19,7 @@ from torch import nn
 from ts_infer._export import conversions
 from ts_infer._export.arguments import Example, map_tensors
 from ts_infer._export.conversions import Conversion, watch_conversions
+from ts_infer._export.outputs import Outputs, UnknownValueError, put_together, watch_outputs
 from ts_infer._export.report import Finding
 from ts_infer._export.scripting import ScriptingError, give_types, keep_state, script_units
 from ts_infer._export.source import (
@@ -64,6 +65,7 @@ class Captured:
         conversions: What it took out of tensors, by file and line.
         notes: What is worth knowing.
         traced: The trace before it was frozen; None where the module was scripted.
+        outputs: How its tensors are put into what the module returns; empty: as they are.
     """
 
     module: Any
@@ -73,6 +75,7 @@ class Captured:
     conversions: dict[tuple[str, int], list[Conversion]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     traced: Any = None
+    outputs: str = ""
 
 
 @dataclass(frozen=True)
@@ -343,6 +346,7 @@ def _trace(work: Any, example: Example, plan: Plan) -> Captured:
     if not example.variadic and names != list(example.parameters[: len(names)]):
         given = {"example_kwarg_inputs": dict(zip(names, values, strict=True))}
     restore = keep_state(work)
+    seen = watch_outputs(work)
     try:
         with (
             torch.no_grad(),
@@ -350,10 +354,16 @@ def _trace(work: Any, example: Example, plan: Plan) -> Captured:
             watch_conversions(plan.stateful) as converted,
         ):
             traced = _jit.trace(work, **given, strict=False, check_trace=False)
+    except UnknownValueError as error:
+        finding = Finding("trace-failed", str(error), "return its tensors instead.")
+        raise CaptureError(finding) from error
     except Exception as error:
         raise CaptureError(_failure("trace-failed", error, _trace_advice(str(error)))) from error
     restore()
-    captured = Captured(traced, tuple(dropped), traced=traced)
+    captured = Captured(traced, tuple(dropped), notes=seen[-1].notes, traced=traced)
+    if not seen[-1].plain:
+        captured.outputs = seen[-1].text
+        captured.module = _put_together(traced, seen[-1], work, plan)
     for conversion in converted:
         place = conversion.file, _statement_line(conversion.file, conversion.line)
         captured.conversions.setdefault(place, []).append(conversion)
@@ -372,6 +382,15 @@ def _trace(work: Any, example: Example, plan: Plan) -> Captured:
             "@torch.jit.script on the functions whose control flow must be kept"
         )
     return captured
+
+
+def _put_together(traced: Any, outputs: Outputs, work: nn.Module, plan: Plan) -> Any:
+    present = set(traced._c._method_names())
+    methods = [name for name in plan.preserved_methods if name in present and name != "forward"]
+    try:
+        return put_together(traced, outputs, work, methods)
+    except Exception as error:
+        raise CaptureError(_failure("trace-failed", error, _trace_advice(str(error)))) from error
 
 
 def _detached(value: Any) -> Any:

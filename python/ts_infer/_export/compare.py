@@ -77,7 +77,7 @@ def leaves(value: Any, path: Path = (), named: bool = False) -> Iterator[tuple[P
 def compare(expected: Any, actual: Any) -> Comparison:
     """Compare what the exported model returned with what the module returned.
 
-    A named tuple and a tuple of the same values are equal: tracing forgets field names.
+    A named tuple and a tuple of the same values are equal: a trace of torch's forgets field names.
 
     Args:
         expected: The module's result.

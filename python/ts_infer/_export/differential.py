@@ -18,6 +18,7 @@ from ts_infer._export.capture import clone_module
 from ts_infer._export.compare import Comparison, compare, is_rounding, leaves
 from ts_infer._export.eager import fixed_seed
 from ts_infer._export.locate import REASONS, Suspect, divergence, raised_explicitly, suspects
+from ts_infer._export.outputs import settled
 from ts_infer._export.report import Finding, Run
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class _Pair:
 
     def call_eager(self, variant: Variant) -> Any:
         with torch.no_grad(), fixed_seed():
-            return (variant.given or self.example).call(self.eager, variant.make())
+            return settled((variant.given or self.example).call(self.eager, variant.make()))
 
     def call_shaken(self, variant: Variant) -> list[Any]:
         """Call copies of the module whose weights and inputs are moved by an ulp or not."""
@@ -121,7 +122,7 @@ class _Pair:
                     tensor.copy_(_shaken(tensor))
                 values = [map_tensors(value, lambda _, each: _shaken(each)) for value in values]
             with torch.no_grad(), fixed_seed():
-                results.append((variant.given or self.example).call(module, values))
+                results.append(settled((variant.given or self.example).call(module, values)))
         return results
 
     def call_double(self, variant: Variant) -> Any:
@@ -130,7 +131,7 @@ class _Pair:
         module.double()
         values = [map_tensors(value, lambda _, each: _doubled(each)) for value in variant.make()]
         with torch.no_grad(), fixed_seed():
-            return (variant.given or self.example).call(module, values)
+            return settled((variant.given or self.example).call(module, values))
 
     def call_exported(self, variant: Variant) -> Any:
         with torch.no_grad(), fixed_seed():

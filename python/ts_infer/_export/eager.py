@@ -28,6 +28,7 @@ from ts_infer._export.capture import clone_module, eager_failure
 from ts_infer._export.compare import compare, leaves
 from ts_infer._export.locate import first_change, first_write, syntax_tree
 from ts_infer._export.observe import Observation, definitions, methods, observe
+from ts_infer._export.outputs import settled
 from ts_infer._export.source import Statement, is_user_file
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def watch_eager(module: nn.Module, example: Example, calls: int) -> Eager:
     def call(values: tuple[Any, ...]) -> Any:
         with torch.no_grad(), fixed_seed():
             seeded = torch.get_rng_state()
-            result = example.call(copied, values)
+            result = settled(example.call(copied, values))
             if not torch.equal(seeded, torch.get_rng_state()):
                 found.draws = ["torch"]
             return result
