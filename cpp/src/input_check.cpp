@@ -3,6 +3,7 @@
 #include <c10/util/StringUtil.h>
 
 #include <array>
+#include <limits>
 #include <map>
 
 #include "dtype.h"
@@ -14,11 +15,13 @@ namespace ts_infer {
 namespace {
 
 constexpr auto kNone = static_cast<std::size_t>(-1);
+constexpr std::int64_t kUnset = std::numeric_limits<std::int64_t>::min();
 
 std::string range(const Dim& dim) {
   if (dim.is_static()) return std::to_string(*dim.min);
-  return c10::str(dim.min.value_or(0), " or more",
-                  dim.max ? c10::str(" and at most ", *dim.max) : "", " (", dim.name, ")");
+  return c10::str(
+      dim.min.value_or(0), " or more", dim.max ? c10::str(" and at most ", *dim.max) : "",
+      dim.factor == 1 ? "" : c10::str(", in steps of ", dim.factor), " (", dim.name, ")");
 }
 
 }  // namespace
@@ -49,23 +52,23 @@ InputCheck::InputCheck(const Signature& signature, std::vector<InputNode> argume
 void InputCheck::check(const std::vector<c10::IValue>& arguments) const {
   std::array<std::int64_t, 16> storage;  // a call with as many named dimensions allocates nothing
   std::pmr::monotonic_buffer_resource memory(storage.data(), sizeof(storage));
-  Sizes sizes(mentioned_.size(), -1, &memory);
+  Values values(mentioned_.size(), kUnset, &memory);
   for (std::size_t i = 0; i < arguments.size() && i < arguments_.size(); ++i) {
     const InputNode& node = arguments_[i];
     if (node.kind == InputNode::Kind::kLeaf) {
-      if (arguments[i].isTensor()) check_tensor(node, node.name, arguments[i].toTensor(), sizes);
+      if (arguments[i].isTensor()) check_tensor(node, node.name, arguments[i].toTensor(), values);
       continue;
     }
     visit_input(node, arguments[i],
                 {[&](const InputNode& leaf, const std::string& name, const c10::IValue& value) {
-                   if (value.isTensor()) check_tensor(leaf, name, value.toTensor(), sizes);
+                   if (value.isTensor()) check_tensor(leaf, name, value.toTensor(), values);
                  },
                  [this](const std::string& name, const std::string& what) { fail(name, what); }});
   }
 }
 
 void InputCheck::check_tensor(const InputNode& leaf, const std::string& name,
-                              const at::Tensor& tensor, Sizes& sizes) const {
+                              const at::Tensor& tensor, Values& values) const {
   const Check& check = checks_[leaf.index];
   if (!tensor.defined()) fail(name, "expected a tensor with data, got an undefined one");
   if (check.dtype && tensor.scalar_type() != *check.dtype) {
@@ -81,18 +84,19 @@ void InputCheck::check_tensor(const InputNode& leaf, const std::string& name,
   }
   for (std::size_t i = 0; i < dims.size(); ++i) {
     const Dim& dim = dims[i];
-    if ((dim.min && shape[i] < *dim.min) || (dim.max && shape[i] > *dim.max)) {
+    const std::optional<std::int64_t> value = dim.value_of(shape[i]);
+    if (!value || (dim.min && shape[i] < *dim.min) || (dim.max && shape[i] > *dim.max)) {
       fail(name, c10::str("dimension ", i, ": expected ", range(dim), ", got ", shape[i],
                           " in shape ", shape_string(shape)));
     }
     const std::size_t named = check.names[i];
     // A size that one element alone has is no size of those that the example did not have.
     if (named == kNone || (name != leaf.name && mentioned_[named] == 1)) continue;
-    if (sizes[named] >= 0 && sizes[named] != shape[i]) {
-      fail(name, c10::str("dimension ", i, ": expected ", sizes[named], ", as \"", dim.name,
-                          "\" is elsewhere in this call, got ", shape[i]));
+    if (values[named] != kUnset && values[named] != *value) {
+      fail(name, c10::str("dimension ", i, ": expected ", dim.size_of(values[named]), ", as \"",
+                          dim.name, "\" is elsewhere in this call, got ", shape[i]));
     }
-    sizes[named] = shape[i];
+    values[named] = *value;
   }
 }
 

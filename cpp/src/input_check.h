@@ -30,16 +30,16 @@ class InputCheck {
   [[noreturn]] void fail(const std::string& input, const std::string& what) const;
 
  private:
-  /// Of each named dimension: its size in this call, -1 where it is not known yet.
-  using Sizes = std::pmr::vector<std::int64_t>;
+  /// Of each named dimension: its value in this call, kUnset where it is not known yet.
+  using Values = std::pmr::vector<std::int64_t>;
 
   struct Check {
     std::optional<c10::ScalarType> dtype;
-    std::vector<std::size_t> names;  // of each dimension, in Sizes; kNone without one
+    std::vector<std::size_t> names;  // of each dimension, in Values; kNone without one
   };
 
   void check_tensor(const InputNode& leaf, const std::string& name, const at::Tensor& tensor,
-                    Sizes& sizes) const;
+                    Values& values) const;
 
   std::vector<InputNode> arguments_;
   std::vector<Check> checks_;           // of each leaf

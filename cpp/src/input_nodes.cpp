@@ -57,7 +57,9 @@ std::optional<c10::IValue> dict_key(const json& key, c10::TypeKind kind) {
   return std::nullopt;
 }
 
-bool is_same_size(const Dim& a, const Dim& b) { return a.min == b.min && a.max == b.max; }
+bool is_same_size(const Dim& a, const Dim& b) {
+  return a.min == b.min && a.max == b.max && a.factor == b.factor && a.offset == b.offset;
+}
 
 /// Whether two parts are declared to be of the same dtypes and sizes; names of dims aside.
 bool is_alike(const InputNode& a, const InputNode& b) {

@@ -144,8 +144,9 @@ class Sizes {
       if (shape == given.end() || !input->shape) continue;
       check_rank(*input, shape->second);
       for (std::size_t i = 0; i < shape->second.size(); ++i) {
-        const std::string& dim = (*input->shape)[i].name;
-        if (!dim.empty()) by_dim_.emplace(dim, shape->second[i]);
+        const Dim& dim = (*input->shape)[i];
+        const std::optional<std::int64_t> value = dim.value_of(shape->second[i]);
+        if (!dim.name.empty() && value) values_.emplace(dim.name, *value);
       }
     }
   }
@@ -161,11 +162,11 @@ class Sizes {
     Shape shape;
     for (std::size_t i = 0; i < input.shape->size(); ++i) {
       const Dim& dim = (*input.shape)[i];
-      const auto named = by_dim_.find(dim.name);
+      const auto named = values_.find(dim.name);
       if (dim.is_static()) {
         shape.push_back(*dim.min);
-      } else if (named != by_dim_.end()) {
-        shape.push_back(named->second);
+      } else if (named != values_.end()) {
+        shape.push_back(dim.size_of(named->second));
       } else if (warm && warm->size() == input.shape->size()) {
         shape.push_back((*warm)[i]);
       } else if (dim.min) {
@@ -214,7 +215,7 @@ class Sizes {
 
   const InputSource& source_;
   const Shapes& given_;
-  std::map<std::string, std::int64_t> by_dim_;
+  std::map<std::string, std::int64_t> values_;  // of dynamic dimensions
 };
 
 bool is_tensor(const TensorSpec& leaf, const Shapes& given) {
@@ -239,19 +240,23 @@ std::uint64_t input_bytes(const InputSource& source, const Shapes& shapes) {
 
 std::vector<Shapes> random_shapes(const Model& model, std::size_t count, std::uint64_t seed) {
   const auto& warmup = ModelAccess::archive(model).warmup_shapes;
-  // By name: the range of each dynamic dimension.
+  // By name: the range of each dynamic dimension's value.
   std::map<std::string, std::pair<double, double>> ranges;
   const std::vector<const TensorSpec*> leaves = leaves_of(ModelAccess::inputs(model));
   for (const TensorSpec* input : leaves) {
     for (std::size_t i = 0; input->shape && i < input->shape->size(); ++i) {
       const Dim& dim = (*input->shape)[i];
       if (dim.name.empty()) continue;
-      auto low = static_cast<double>(std::max<std::int64_t>(dim.min.value_or(1), 1));
-      auto high = static_cast<double>(dim.max.value_or(0));
+      const auto value = [&dim](std::int64_t size) {
+        return (static_cast<double>(size) - static_cast<double>(dim.offset)) /
+               static_cast<double>(dim.factor);
+      };
+      const double low = std::max(value(dim.min.value_or(1)), 1.0);
+      double high = value(dim.max.value_or(0));
       for (const Shapes& shapes : warmup) {
         const auto shape = shapes.find(input->name);
         if (dim.max || shape == shapes.end() || i >= shape->second.size()) continue;
-        high = std::max(high, static_cast<double>(shape->second[i]));
+        high = std::max(high, value(shape->second[i]));
       }
       const auto known = ranges.emplace(dim.name, std::pair(low, std::max(low, high)));
       auto& range = known.first->second;
@@ -262,17 +267,16 @@ std::vector<Shapes> random_shapes(const Model& model, std::size_t count, std::ui
   std::vector<Shapes> calls(count);
   std::mt19937_64 generator(seed);
   for (Shapes& shapes : calls) {
-    std::map<std::string, std::int64_t> sizes;
+    std::map<std::string, std::int64_t> values;
     for (const auto& [name, range] : ranges) {
       const double fraction = static_cast<double>(generator() >> 11) * 0x1p-53;
-      const double size = range.first * std::pow(range.second / range.first, fraction);
-      sizes[name] = std::llround(size);
+      values[name] = std::llround(range.first * std::pow(range.second / range.first, fraction));
     }
     for (const TensorSpec* input : leaves) {
       if (!input->shape) continue;
       Shape shape;
       for (const Dim& dim : *input->shape) {
-        shape.push_back(dim.name.empty() ? dim.min.value_or(1) : sizes.at(dim.name));
+        shape.push_back(dim.name.empty() ? dim.min.value_or(1) : dim.size_of(values.at(dim.name)));
       }
       shapes.emplace(input->name, std::move(shape));
     }

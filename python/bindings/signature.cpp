@@ -32,13 +32,14 @@ void bind_signature(py::module_& module) {
   py::class_<Dim>(module, "Dim",
                   "One dimension of a declared shape: a fixed size, a named range, or unknown.")
       .def_readonly("name", &Dim::name,
-                    "Of a dynamic dimension, else empty; equal names mean equal sizes.")
+                    "Of a dynamic dimension, else empty; equal names mean one value.")
       .def_readonly("min", &Dim::min, "Smallest size; None where it is not checked.")
       .def_readonly("max", &Dim::max, "Largest size; None where there is no bound.")
+      .def_readonly("factor", &Dim::factor, "Sizes are factor * value + offset.")
+      .def_readonly("offset", &Dim::offset)
       .def_property_readonly("is_static", &Dim::is_static, "Whether only one size is allowed.")
-      .def("__repr__", [](const Dim& self) {
-        return py::str("Dim(name={!r}, min={}, max={})").format(self.name, self.min, self.max);
-      });
+      .def("__str__", &Dim::to_string)
+      .def("__repr__", [](const Dim& self) { return "<Dim " + self.to_string() + ">"; });
 
   py::class_<TensorSpec>(module, "TensorSpec",
                          "One argument or result of a model, or a leaf of an argument.")

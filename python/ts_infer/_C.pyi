@@ -45,6 +45,10 @@ __all__: list[str] = [
 class Dim:
     """One dimension of a declared shape: a fixed size, a named range, or unknown."""
     def __repr__(self) -> str: ...
+    def __str__(self) -> str: ...
+    @property
+    def factor(self) -> int:
+        """Sizes are factor * value + offset."""
     @property
     def is_static(self) -> bool:
         """Whether only one size is allowed."""
@@ -56,7 +60,9 @@ class Dim:
         """Smallest size; None where it is not checked."""
     @property
     def name(self) -> str:
-        """Of a dynamic dimension, else empty; equal names mean equal sizes."""
+        """Of a dynamic dimension, else empty; equal names mean one value."""
+    @property
+    def offset(self) -> int: ...
 
 class TensorSpec:
     """One argument or result of a model, or a leaf of an argument."""

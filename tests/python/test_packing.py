@@ -462,6 +462,21 @@ def test_attention_refuses_as_torch_does(tmp_path: Path) -> None:
     attend(model, module, q, k[:, :0], k[:, :0])
 
 
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_an_encoders_layer_takes_what_is_empty_as_eager_does(
+    norm_first: bool, tmp_path: Path
+) -> None:
+    module = nn.TransformerEncoderLayer(8, 2, 16, norm_first=norm_first, batch_first=True).eval()
+    path = tmp_path / "layer.pt"
+    with torch.inference_mode(), quiet_torch_jit():
+        traced = torch.jit.trace(module, torch.randn(2, 3, 8), check_trace=False)  # type: ignore[no-untyped-call]
+        torch.jit.save(traced, path)
+        model = runtime.load(path)
+        for sizes in ((0, 3, 8), (2, 0, 8), (2, 3, 0), (0, 4, 5), (2, 3, 8)):
+            x = torch.randn(sizes)
+            torch.testing.assert_close(model(x), module(x))
+
+
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 @pytest.mark.parametrize("norm_first", [False, True])
 def test_an_encoders_layer_equals_eager(activation: str, norm_first: bool, tmp_path: Path) -> None:

@@ -1271,7 +1271,7 @@ def test_signature_comes_from_the_manifest(pair_path: Path) -> None:
     assert (rows.name, rows.min, rows.max, rows.is_static) == ("rows", 1, 8, False)
     assert (columns.name, columns.min, columns.max, columns.is_static) == ("", 3, 3, True)
     assert str(a) == "a: float32[rows=1..8, 3]"
-    assert repr(rows) == "Dim(name='rows', min=1, max=8)"
+    assert repr(rows) == "<Dim rows=1..8>"
     assert "a: float32[rows=1..8, 3]" in str(signature)
     assert "a: float32[rows=1..8, 3]" in repr(signature)
     assert model.info().name == "pair"

@@ -12,11 +12,20 @@ namespace ts_infer {
 
 /// One dimension of a declared shape: a fixed size, a named range, or unknown.
 struct Dim {
-  std::string name;                 // of a dynamic dimension; equal names mean equal sizes
-  std::optional<std::int64_t> min;  // both nullopt: unknown, not checked
-  std::optional<std::int64_t> max;  // nullopt: no upper bound
+  std::string name;                 // of a dynamic dimension; equal names mean one value
+  std::optional<std::int64_t> min;  // smallest size; both nullopt: unknown, not checked
+  std::optional<std::int64_t> max;  // largest size; nullopt: no upper bound
+  std::int64_t factor = 1;          // sizes are factor * value + offset, such as 32 * h
+  std::int64_t offset = 0;
 
   bool is_static() const { return name.empty() && min && max && *min == *max; }
+
+  /// The size for a value of the name; the largest integer where it would be beyond.
+  TS_INFER_API std::int64_t size_of(std::int64_t value) const;
+  /// The value for a size; nullopt where no value gives it.
+  TS_INFER_API std::optional<std::int64_t> value_of(std::int64_t size) const;
+  /// "128" of a fixed size, "h=1..8", "32*h=32..256", "?"
+  TS_INFER_API std::string to_string() const;
 };
 
 /// One argument or result, or a leaf of an argument.

@@ -31,6 +31,12 @@ Dim parse_dim(const json& value) {
     dim.name = value.at("name").get<std::string>();
     dim.min = optional_size(value.value("min", json()));
     dim.max = optional_size(value.value("max", json()));
+    dim.factor = integer(value.value("factor", json(1)));
+    dim.offset = integer(value.value("offset", json(0)));
+    if (dim.factor < 1) {
+      throw ModelLoadError("its manifest is not of schema 1: expected a factor of 1 or more, got " +
+                           std::to_string(dim.factor) + "; export the model again");
+    }
   } else {
     dim.min = dim.max = integer(value);
   }

@@ -19,10 +19,25 @@ class Expansion {
  public:
   explicit Expansion(Node* node) : node_(node), graph_(*node->owningGraph()) {}
 
-  /// norm_first: y = x + attention(norm(x)), y + feed_forward(norm(y)); else the norms come after
-  /// the sums. The scheme is nn.TransformerEncoderLayer's.
+  /// What torch's operator gives: an input without elements as it is, whatever its shape is.
   torch::jit::Value* operator()(bool norm_first, bool gelu) {
     torch::jit::Value* x = input("src");
+    torch::jit::Value* is_empty = op("aten::eq", {op("aten::numel", {x}), std::int64_t{0}});
+    Node* branch = graph_.insertNode(graph_.create(torch::jit::prim::If, {is_empty}, 1));
+    const auto add = [&](const auto& make) {
+      Block* block = branch->addBlock();
+      const torch::jit::WithInsertPoint inside(block);
+      block->registerOutput(make());
+    };
+    add([&] { return op("aten::clone", {x}); });
+    add([&] { return layer(x, norm_first, gelu); });
+    return branch->output();
+  }
+
+ private:
+  /// norm_first: y = x + attention(norm(x)), y + feed_forward(norm(y)); else the norms come after
+  /// the sums. The scheme is nn.TransformerEncoderLayer's.
+  torch::jit::Value* layer(torch::jit::Value* x, bool norm_first, bool gelu) {
     if (norm_first) {
       torch::jit::Value* y = sum(x, attention(norm(x, "1")));
       return sum(y, feed_forward(norm(y, "2"), gelu));
@@ -31,7 +46,6 @@ class Expansion {
     return norm(sum(y, feed_forward(y, gelu)), "2");
   }
 
- private:
   torch::jit::Value* input(const std::string& name) const { return node_->namedInput(name); }
 
   torch::jit::Value* op(const char* name, const std::vector<NamedValue>& inputs,

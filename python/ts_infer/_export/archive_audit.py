@@ -345,11 +345,18 @@ def declared_shapes(
             for axis, dim in enumerate(leaf["shape"] if leaf else ()):
                 if not isinstance(dim, dict) or axis >= tensor.dim():
                     continue
-                name, size = dim["name"], tensor.shape[axis]
-                declared.dims.setdefault(
-                    name, shapes.DynamicDim(name, dim["min"], dim.get("max"), size)
+                place = manifest.axis_of(dim)
+                low, high = (
+                    None if dim.get(end) is None else place.value(dim[end])
+                    for end in ("min", "max")
                 )
-                declared.places.setdefault((index, *path), {})[axis] = name
+                value = place.value(tensor.shape[axis])
+                if low is None or value is None:
+                    continue  # nothing that an export wrote
+                declared.dims.setdefault(
+                    place.name, shapes.DynamicDim(place.name, low, high, value)
+                )
+                declared.places.setdefault((index, *path), {})[axis] = place
     return declared
 
 
@@ -449,7 +456,7 @@ def _sizes(
             if axis in declared.places.get(path, {}):
                 continue
             dim = shapes.DynamicDim("size", 1, None, size)
-            alone = shapes.DynamicShapes({"size": dim}, {path: {axis: "size"}})
+            alone = shapes.DynamicShapes({"size": dim}, {path: {axis: shapes.Axis("size")}})
             label = f"{example.label(path)}, dim {axis}: {size + 1} instead of {size}"
             run = Run("sizes", label, calls=1)
             try:

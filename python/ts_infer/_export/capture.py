@@ -19,7 +19,7 @@ from torch import nn
 from ts_infer._export import conversions
 from ts_infer._export.arguments import Example, map_tensors
 from ts_infer._export.conversions import Conversion, watch_conversions
-from ts_infer._export.outputs import Outputs, UnknownValueError, put_together, watch_outputs
+from ts_infer._export.outputs import Outputs, UnknownValueError, restore_outputs, watch_outputs
 from ts_infer._export.report import Finding
 from ts_infer._export.scripting import ScriptingError, give_types, keep_state, script_units
 from ts_infer._export.source import (
@@ -358,7 +358,10 @@ def _trace(work: Any, example: Example, plan: Plan) -> Captured:
         finding = Finding("trace-failed", str(error), "return its tensors instead.")
         raise CaptureError(finding) from error
     except Exception as error:
-        raise CaptureError(_failure("trace-failed", error, _trace_advice(str(error)))) from error
+        named = None if seen else _untraceable(names, values)
+        raise CaptureError(
+            named or _failure("trace-failed", error, _trace_advice(str(error)))
+        ) from error
     restore()
     captured = Captured(traced, tuple(dropped), notes=seen[-1].notes, traced=traced)
     if not seen[-1].plain:
@@ -388,7 +391,7 @@ def _put_together(traced: Any, outputs: Outputs, work: nn.Module, plan: Plan) ->
     present = set(traced._c._method_names())
     methods = [name for name in plan.preserved_methods if name in present and name != "forward"]
     try:
-        return put_together(traced, outputs, work, methods)
+        return restore_outputs(traced, outputs, work, methods)
     except Exception as error:
         raise CaptureError(_failure("trace-failed", error, _trace_advice(str(error)))) from error
 
@@ -545,17 +548,24 @@ def save_failure(error: Exception, method: str) -> Finding:
     return _failure(code, error, _trace_advice(str(error)))
 
 
+def _untraceable(names: Sequence[str], values: Sequence[Any]) -> Finding | None:
+    """Name the first argument that torch.jit.trace does not take."""
+    for name, value in zip(names, values, strict=True):
+        inferred = torch._C._jit_try_infer_type(value)
+        kind = inferred.type().annotation_str if inferred.success() else ""
+        if kind and not re.search(r"int|float|bool|complex|str(?!,)|None|Optional", kind):
+            continue
+        reason = f"it is {kind}" if kind else inferred.reason().strip()
+        return Finding(
+            "trace-failed",
+            f"the argument {name}: expected tensors, or lists, tuples and dicts of tensors, which "
+            f"is all that torch.jit.trace takes, got another value: {reason}",
+            'leave it out of the example where it has a default, or use method="script".',
+        )
+    return None
+
+
 def _trace_advice(text: str) -> str:
-    if "infer type" in text or "Only tensors, lists" in text:
-        return (
-            "return tensors, or tuples of them, or lists and dicts whose values all have one "
-            'type (a named tuple for mixed ones); or use method="script" with annotations.'
-        )
-    if "cannot be traced" in text:
-        return (
-            "give tensors, or lists, tuples and dicts of tensors; other values need "
-            'method="script".'
-        )
     if "Python function call" in text:
         return (
             "replace the autograd.Function or Python callback by torch operators, or script the "

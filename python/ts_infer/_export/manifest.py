@@ -39,6 +39,7 @@ import torch
 from ts_infer._export.arguments import tensors_of
 from ts_infer._export.compare import leaves
 from ts_infer._export.containers import Reads, leaves_of, reads_of
+from ts_infer._export.shapes import Axis, DynamicShapes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
     from ts_infer._export.arguments import Example
     from ts_infer._export.containers import Leaf
     from ts_infer._export.report import ExportReport
-    from ts_infer._export.shapes import DynamicShapes
 
 MANIFEST_PATH = "ts_infer/manifest.json"
 SCHEMA = 1
@@ -191,10 +191,10 @@ def _leaf(argument: str, leaf: Leaf, shapes: DynamicShapes) -> dict[str, Any]:
     if leaf.optional:
         entry["optional"] = True
     if kind in ("Tensor", "Optional[Tensor]") and isinstance(leaf.value, torch.Tensor):
-        names = shapes.places.get(leaf.path, {})
+        places = shapes.places.get(leaf.path, {})
         entry["dtype"] = dtype_name(leaf.value.dtype)
         entry["shape"] = [
-            named_dim(shapes, names[axis]) if axis in names else size
+            named_dim(shapes, places[axis]) if axis in places else size
             for axis, size in enumerate(leaf.value.shape)
         ]
     return entry
@@ -250,11 +250,30 @@ def _output(
         if all(other == size for _, other in found):
             shape.append(size)
             continue
-        same = (dim for dim in shapes.dims if all(sizes[dim] == other for sizes, other in found))
-        dim = next(same, None)
-        shape.append(None if dim is None else named_dim(shapes, dim))
+        lines = (
+            _line(shapes, dim, [(sizes[dim], other) for sizes, other in found])
+            for dim in shapes.dims
+        )
+        line = next((line for line in lines if line is not None), None)
+        shape.append(None if line is None else named_dim(shapes, line))
     entry["shape"] = shape
     return entry
+
+
+def _line(shapes: DynamicShapes, dim: str, seen: Sequence[tuple[int, int]]) -> Axis | None:
+    """Return the axis whose size is a linear function of a dim at all values that were seen.
+
+    Three values tell a line; where there are fewer, an axis of the inputs may be that line.
+    """
+    points = dict(seen)
+    axes = [Axis(dim), *(a for place in shapes.places.values() for a in place.values())]
+    if len(points) > 2:
+        (first, low), (second, high), *_ = sorted(points.items())
+        factor = (high - low) // (second - first)
+        if factor >= 1:
+            axes.append(Axis(dim, factor, low - factor * first))
+    fits = (a for a in axes if a.name == dim and all(a.size(value) == size for value, size in seen))
+    return next(fits, None)
 
 
 def provenance(
@@ -310,10 +329,19 @@ def read_file(archive: Path, name: str) -> bytes:
     raise KeyError(name)
 
 
-def named_dim(shapes: DynamicShapes, name: str) -> dict[str, Any]:
-    """Return a dynamic dim as the manifest has it."""
-    found = shapes.dims[name]
-    return {"name": name, "min": found.min, "max": found.max}
+def named_dim(shapes: DynamicShapes, axis: Axis) -> dict[str, Any]:
+    """Return a dynamic axis as the manifest has it: the range is of its sizes."""
+    dim = shapes.dims[axis.name]
+    largest = None if dim.max is None else axis.size(dim.max)
+    entry = {"name": axis.name, "min": axis.size(dim.min), "max": largest}
+    if axis != Axis(axis.name):
+        entry |= {"factor": axis.factor, "offset": axis.offset}
+    return entry
+
+
+def axis_of(entry: Mapping[str, Any]) -> Axis:
+    """Return the dynamic axis that the manifest describes."""
+    return Axis(entry["name"], entry.get("factor", 1), entry.get("offset", 0))
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -393,26 +421,27 @@ def check_warmup_shapes(
         sizes: dict[str, int] = {}
         for name, (path, tensor) in tensors.items():
             shape = list(entry[name])
-            names = shapes.places.get(path, {})
+            places = shapes.places.get(path, {})
             for axis, size in enumerate(tensor.shape):
-                if len(shape) != tensor.dim() or (axis not in names and shape[axis] != size):
+                if len(shape) != tensor.dim() or (axis not in places and shape[axis] != size):
                     raise ValueError(
                         f"{label}: {name}: expected the example's shape {list(tensor.shape)} but "
                         f"for dynamic dims, got {shape}; declare the dim in dynamic_shapes"
                     )
-                if axis not in names:
+                if axis not in places:
                     continue
-                dim = shapes.dims[names[axis]]
-                if not dim.holds(shape[axis]):
+                place = places[axis]
+                dim, value = shapes.dims[place.name], place.value(shape[axis])
+                if value is None or not dim.holds(value):
                     raise ValueError(
-                        f"{label}: {name}, dim {axis}: expected a size within {dim.range_text} "
-                        f"of Dim {dim.name!r}, got {shape[axis]}; widen the range"
+                        f"{label}: {name}, dim {axis}: expected "
+                        f"{place.sizes_text(dim)}, got {shape[axis]}; widen the range"
                     )
-                if sizes.setdefault(dim.name, shape[axis]) != shape[axis]:
+                if sizes.setdefault(dim.name, value) != value:
                     raise ValueError(
                         f"{label}: {name}, dim {axis}: expected the one size of Dim "
-                        f"{dim.name!r}, {sizes[dim.name]} as before, got {shape[axis]}; use "
-                        "one size for one Dim"
+                        f"{dim.name!r}, {place.size(sizes[dim.name])} as before, got "
+                        f"{shape[axis]}; use one size for one Dim"
                     )
         checked.append({name: list(entry[name]) for name in tensors})
     return checked

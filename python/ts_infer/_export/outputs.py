@@ -1,7 +1,7 @@
 """What forward returns: taken apart for a trace, which returns tensors alone, and put together.
 
 A trace forgets the fields of named tuples, and refuses None, numbers, and lists and dicts of values
-of several types. So a hook hands it the tensors, in order, and a scripted module around the trace,
+of several types. So it is handed the tensors, in order, and a scripted module around the trace,
 whose source is written here, puts them back into what the module returned.
 """
 
@@ -222,17 +222,21 @@ def watch_outputs(module: nn.Module) -> list[Outputs]:
         What each call's result was, once it was called.
     """
     seen: list[Outputs] = []
+    cls = type(module)
 
-    def hook(_module: nn.Module, _inputs: Any, result: Any) -> Any:
+    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        result = cls.__call__(self, *args, **kwargs)
         outputs, tensors = take_apart(result)
         seen.append(outputs)
-        return None if outputs.plain or not tensors else tuple(tensors)
+        return result if outputs.plain or not tensors else tuple(tensors)
 
-    module.register_forward_hook(hook)
+    # A hook of the module's own would be compiled, and come before its others.
+    named = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    module.__class__ = type(cls.__name__, (cls,), {"__call__": call, **named})
     return seen
 
 
-def put_together(traced: Any, outputs: Outputs, module: nn.Module, methods: list[str]) -> Any:
+def restore_outputs(traced: Any, outputs: Outputs, module: nn.Module, methods: list[str]) -> Any:
     """Script a module around a trace that returns what the traced module returned.
 
     Args:

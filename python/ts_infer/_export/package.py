@@ -36,7 +36,7 @@ from ts_infer._export.differential import essence, jit_load
 from ts_infer._export.eager import fixed_seed
 from ts_infer._export.golden import GOLDEN_PATH
 from ts_infer._export.report import finite
-from ts_infer._export.shapes import DynamicShapes
+from ts_infer._export.shapes import Axis, DynamicShapes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -384,8 +384,14 @@ def _program(
         name: auto(min=dim.min, max=dim.max) if hints else Dim(name, min=dim.min, max=dim.max)
         for name, dim in dynamic.dims.items()
     }
+
+    def sized(place: Axis) -> Any:
+        if place == Axis(place.name):
+            return named[place.name]
+        return auto if hints else place.factor * named[place.name] + place.offset
+
     dynamic_shapes = tuple(
-        {axis: named[name] for axis, name in dynamic.places.get((i,), {}).items()}
+        {axis: sized(place) for axis, place in dynamic.places.get((i,), {}).items()}
         for i in range(len(example.values))
     )
     values = _within(example, dynamic).values
@@ -447,16 +453,16 @@ def _hinted(
     ranges: dict[str, tuple[int, int | None]] = {}
     for (index,), places in dynamic.places.items():
         shape = nodes[program.graph_signature.user_inputs[index]].meta["val"].shape
-        for axis, name in places.items():
+        for axis, place in places.items():
             symbol = getattr(getattr(shape[axis], "node", None), "expr", None)
-            if symbol not in program.range_constraints:
+            if symbol not in program.range_constraints or place != Axis(place.name):
                 continue
             found = program.range_constraints[symbol]
             # Whatever it is asked for, it begins at 2, which says nothing of 0 and 1.
             bottom = 0 if found.lower <= 2 else int(found.lower)
             top = None if found.upper == int_oo else int(found.upper)
-            low, high = ranges.get(name, (0, None))
-            ranges[name] = max(low, bottom), _smaller(high, top)
+            low, high = ranges.get(place.name, (0, None))
+            ranges[place.name] = max(low, bottom), _smaller(high, top)
     return ranges
 
 
@@ -545,7 +551,7 @@ def _describe(
     """The archive's manifest, as it holds for the package."""
 
     def narrow(dim: Any) -> Any:
-        return manifest.named_dim(dynamic, dim["name"]) if isinstance(dim, dict) else dim
+        return manifest.named_dim(dynamic, manifest.axis_of(dim)) if isinstance(dim, dict) else dim
 
     def narrowed(entry: Mapping[str, Any]) -> dict[str, Any]:
         shape = entry.get("shape")
@@ -561,9 +567,9 @@ def _describe(
         "compiled": {"device": "cpu", "result": result},
     }
     example_fits = all(
-        dynamic.dims[name].holds(example.values[index].shape[axis])
+        dynamic.dims[place.name].holds(place.value(example.values[index].shape[axis]) or 0)
         for (index,), places in dynamic.places.items()
-        for axis, name in places.items()
+        for axis, place in places.items()
     )
     if not example_fits:
         described.pop("golden", None)

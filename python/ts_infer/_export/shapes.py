@@ -35,17 +35,49 @@ class DynamicDim:
         return self.min <= size and (self.max is None or size <= self.max)
 
 
+@dataclass(frozen=True)
+class Axis:
+    """A dynamic axis, of `factor * name + offset` elements: `32 * Dim("h")` is a derived dim."""
+
+    name: str
+    factor: int = 1
+    offset: int = 0
+
+    @property
+    def text(self) -> str:
+        """The axis as torch.export writes it, "32*h + 1"."""
+        text = self.name if self.factor == 1 else f"{self.factor}*{self.name}"
+        if self.offset:
+            text += f" {'-' if self.offset < 0 else '+'} {abs(self.offset)}"
+        return text
+
+    def sizes_text(self, dim: DynamicDim) -> str:
+        """Which sizes the axis may have, for messages."""
+        if self == Axis(self.name):
+            return f"a size within {dim.range_text} of Dim {dim.name!r}"
+        return f"a size of {self.text} with {self.name} within {dim.range_text}"
+
+    def size(self, value: int) -> int:
+        """Return the axis' size for a value of the dim."""
+        return self.factor * value + self.offset
+
+    def value(self, size: int) -> int | None:
+        """Return the value of the dim for a size; None where no value gives it."""
+        value, rest = divmod(size - self.offset, self.factor)
+        return None if rest else value
+
+
 @dataclass
 class DynamicShapes:
     """The dynamic dims of the inputs.
 
     Attributes:
-        dims: The dims by name; one name has one size in all inputs.
-        places: For each dynamic tensor, by its path in `Example.values`, the names by axis.
+        dims: The dims by name; one name has one value in all inputs.
+        places: For each dynamic tensor, by its path in `Example.values`, its dynamic axes.
     """
 
     dims: dict[str, DynamicDim] = field(default_factory=dict)
-    places: dict[Path, dict[int, str]] = field(default_factory=dict)
+    places: dict[Path, dict[int, Axis]] = field(default_factory=dict)
 
     def resize(self, example: Example, sizes: Mapping[str, int]) -> tuple[Any, ...]:
         """Make inputs of other sizes from the example's own values.
@@ -55,7 +87,7 @@ class DynamicShapes:
 
         Args:
             example: The example inputs.
-            sizes: The size of each dynamic dim; one that is not named keeps the example's.
+            sizes: The value of each dynamic dim; one that is not named keeps the example's.
 
         Returns:
             New values, which share no memory with the example.
@@ -63,8 +95,9 @@ class DynamicShapes:
 
         def fit(path: Path, tensor: torch.Tensor) -> torch.Tensor:
             copy = tensor.detach().clone()
-            for axis, name in self.places.get(path, {}).items():
-                old, new = copy.shape[axis], sizes.get(name, copy.shape[axis])
+            for axis, dim in self.places.get(path, {}).items():
+                old = copy.shape[axis]
+                new = dim.size(sizes[dim.name]) if dim.name in sizes else old
                 if new == old:
                     continue
                 if old == 0:
@@ -82,11 +115,11 @@ class DynamicShapes:
 
     def shape_at(self, path: Path, tensor: torch.Tensor, sizes: Mapping[str, int]) -> list[int]:
         """Return the shape that a tensor of the example has at other sizes."""
-        names = self.places.get(path, {})
-        return [
-            sizes.get(names[axis], size) if axis in names else size
-            for axis, size in enumerate(tensor.shape)
-        ]
+        shape = list(tensor.shape)
+        for axis, dim in self.places.get(path, {}).items():
+            if dim.name in sizes:
+                shape[axis] = dim.size(sizes[dim.name])
+        return shape
 
     def elements(self, example: Example, sizes: Mapping[str, int]) -> int:
         """Count the elements of all inputs at other sizes."""
@@ -106,7 +139,7 @@ class DynamicShapes:
             limit: The most elements that the inputs of one case may have.
 
         Returns:
-            The cases, each with the size of every dynamic dim, the example first; and a note
+            The cases, each with the value of every dynamic dim, the example first; and a note
             for each size that was too large.
         """
         base = {dim.name: dim.example for dim in self.dims.values()}
@@ -268,25 +301,28 @@ def _read_tensor(
                 f"dynamic_shapes: {label}: expected a dim from 0 to {tensor.dim() - 1}, because "
                 f"its shape is {list(tensor.shape)}, got {axis!r}; count dims from 0"
             )
-        dim = _read_dim(f"{label}, dim {axis}", f"{label}_{axis}", tensor.shape[axis], entry)
-        if dim is None:
+        read = _read_dim(f"{label}, dim {axis}", f"{label}_{axis}", tensor.shape[axis], entry)
+        if read is None:
             continue
+        dim, place = read
         known = shapes.dims.setdefault(dim.name, dim)
         if known.example != dim.example:
             raise ValueError(
                 f"dynamic_shapes: {label}, dim {axis}: expected the one size of Dim "
-                f"{dim.name!r}, {known.example} as before, got {dim.example}; give the two dims "
-                "different Dims, or an example where they agree"
+                f"{dim.name!r}, {place.size(known.example)} as before, got {tensor.shape[axis]}; "
+                "give the two dims different Dims, or an example where they agree"
             )
         if known != dim:
             raise ValueError(
                 f"dynamic_shapes: {label}, dim {axis}: expected one range for Dim {dim.name!r}, "
                 f"{known.range_text} as before, got {dim.range_text}; use one Dim object"
             )
-        shapes.places.setdefault(path, {})[axis] = dim.name
+        shapes.places.setdefault(path, {})[axis] = place
 
 
-def _read_dim(label: str, default_name: str, size: int, entry: Any) -> DynamicDim | None:
+def _read_dim(
+    label: str, default_name: str, size: int, entry: Any
+) -> tuple[DynamicDim, Axis] | None:
     if entry is None:
         return None
     if type(entry) is int:
@@ -299,22 +335,27 @@ def _read_dim(label: str, default_name: str, size: int, entry: Any) -> DynamicDi
     kind = getattr(getattr(entry, "type", None), "name", "")
     if kind == "STATIC":
         return None
+    root = getattr(entry, "root", entry)
     if kind in ("AUTO", "DYNAMIC"):
-        name, low, high = re.sub(r"[\W_]+", "_", default_name), entry.min, entry.max
+        axis, low = Axis(re.sub(r"[\W_]+", "_", default_name)), entry.min
         low = 1 if low is None else low
-    elif type(entry) is Dim:
-        name, low, high = entry.__name__, entry.min, entry.max
+    elif type(root) is Dim:
+        # A derived dim has a linear function of its root.
+        offset = entry.fn(0) if root is not entry else 0
+        factor = entry.fn(1) - offset if root is not entry else 1
+        axis, low = Axis(root.__name__, int(factor), int(offset)), root.min
     else:
         raise ValueError(
-            f"dynamic_shapes: {label}: expected a torch.export.Dim, Dim.AUTO, Dim.DYNAMIC, "
-            f"Dim.STATIC, a size or None, got {entry!r}; derived dims are not supported: give "
-            "each dim its own Dim"
+            f"dynamic_shapes: {label}: expected a torch.export.Dim, one derived of it such as "
+            f"32 * Dim('h'), Dim.AUTO, Dim.DYNAMIC, Dim.STATIC, a size or None, got {entry!r}"
         )
     # Without a limit torch gives an "infinite" integer, which is no int.
-    dim = DynamicDim(name, int(low), high if isinstance(high, int) else None, size)
-    if not dim.holds(size):
+    high = root.max if isinstance(root.max, int) else None
+    value = axis.value(size)
+    dim = DynamicDim(axis.name, int(low), high, value or 0)
+    if value is None or not dim.holds(value):
         raise ValueError(
-            f"dynamic_shapes: {label}: expected a size within {dim.range_text} of Dim "
-            f"{name!r}, got {size} in the example; widen the range or change the example"
+            f"dynamic_shapes: {label}: expected {axis.sizes_text(dim)}, got {size} in the example; "
+            "widen the range or change the example"
         )
-    return dim
+    return dim, axis
