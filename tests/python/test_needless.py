@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 import textwrap
@@ -15,7 +16,9 @@ from torch.nn.utils import prune
 
 import ts_infer
 from ts_infer import runtime
+from ts_infer._export import arguments
 from ts_infer._export.compare import is_rounding
+from ts_infer._export.eager import watch_eager
 from ts_infer._export.training import depend_on_training
 
 if TYPE_CHECKING:
@@ -352,3 +355,126 @@ def test_a_model_that_forks_is_exported_again_behind_a_call(tmp_path: Path) -> N
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == [False, True, True]
+
+
+# What a trace cannot keep, and does not have to.
+
+
+class ChecksItself(nn.Module):
+    """TorchScript has no lambda, a trace loses the check."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = (lambda t: nn.functional.pad(t, (1, 2)))(x)
+        assert (y[..., 1:-2] == x).all()
+        return y
+
+
+class ChecksItsInput(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        assert (x > -2).all()
+        return (lambda t: nn.functional.pad(t, (1, 2)))(x)
+
+
+def test_a_check_of_the_codes_own_is_a_note(path: Path) -> None:
+    report = exported(ChecksItself().eval(), path, X)
+    assert report.method == "trace"
+    (note,) = (
+        note for note in report.notes if "`assert (y[..., 1:-2] == x).all()` is lost" in note
+    )
+    assert "is lost; it held on all inputs that were tried but for NaN and infinity" in note
+
+
+def test_a_check_of_the_input_is_not(path: Path) -> None:
+    report = refusal(ChecksItsInput().eval(), path, X)
+    assert "check-lost" in [finding.code for finding in report.findings]
+
+
+class ChecksInPython(nn.Module):
+    """A check that its author leaves out of scripts, and a loop that takes one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.jit.is_scripting() and bool((x < -2).any()):  # type: ignore[attr-defined]
+            raise ValueError("below -2")
+        for _ in range(int(x.abs().max())):
+            x = x + 1
+        return x
+
+
+def test_a_check_that_scripts_leave_out_is_no_loss(path: Path) -> None:
+    assert exported(ChecksInPython().eval(), path, X).method == "script"
+
+
+class Averages(nn.Module):
+    """Takes any rank, by a tuple of dims that TorchScript cannot make."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(dim=tuple(range(x.dim() - 1)))
+
+
+def test_another_rank_than_the_runtime_takes_is_a_note(path: Path) -> None:
+    report = exported(Averages().eval(), path, X)
+    assert report.method == "trace"
+    assert any("(ranks-differ): the runtime refuses such inputs" in note for note in report.notes)
+    with pytest.raises(ts_infer.InputError, match="rank: expected 2, got 3"):
+        runtime.load(path)(X.unsqueeze(0))
+
+
+def test_another_rank_is_refused_of_a_trace_that_was_asked_for(path: Path) -> None:
+    with pytest.raises(ts_infer.ExportError, match="ranks-differ"):
+        ts_infer.export(Averages().eval(), X, path, method="trace")
+
+
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, by: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.mark_non_differentiable(x)
+        assert ctx.needs_input_grad == (False, False)
+        return x * by
+
+
+class Sorted(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, descending: bool = False) -> Any:
+        return torch.sort(x, descending=descending)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(output[1])
+
+
+class CallsFunctions(nn.Module):
+    def forward(self, x: Tensor) -> Any:
+        return Sorted.apply(Doubled.apply(x, 3.0), True)  # type: ignore[no-untyped-call]
+
+
+def test_an_autograd_function_is_traced_by_its_operators(path: Path) -> None:
+    apply = torch.autograd.Function.apply
+    report = exported(CallsFunctions().eval(), path, X)
+    assert report.method == "trace"
+    assert torch.autograd.Function.apply == apply
+
+
+class Draws(Layer):
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + random.randrange(self.count)
+
+
+def test_a_draw_with_one_outcome_is_none(path: Path) -> None:
+    exported(Draws(1).eval(), path, X)
+    assert "_randbelow" not in vars(random.seed.__self__)  # type: ignore[attr-defined]
+    report = refusal(Draws(2).eval(), path, X)
+    assert "python-random" in [finding.code for finding in report.findings]
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated")
+def test_a_weight_that_each_call_computes_is_no_state() -> None:
+    module = nn.Sequential(*(nn.utils.weight_norm(nn.Linear(4, 4)) for _ in range(3))).eval()
+    with torch.no_grad():
+        module.get_parameter("1.weight_g").mul_(3)  # so that the first call changes the weight
+    example = arguments.bind(module, X)
+    assert not watch_eager(module, example, 3).state

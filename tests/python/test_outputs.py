@@ -123,9 +123,9 @@ def test_comes_back_as_the_module_returns_it(kind: str, path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "note"),
     [
-        ("dataclasses", "forward returns a Detection: the archive returns a named tuple"),
-        ("model output", "forward returns a Encoded: the archive returns a dict of its entries"),
-        ("other mapping", "forward returns a UserDict: the archive returns a dict of its entries"),
+        ("dataclasses", "forward returns Detection: the archive returns a named tuple"),
+        ("model output", "forward returns Encoded: the archive returns a dict of its entries"),
+        ("other mapping", "forward returns UserDict: the archive returns a dict of its entries"),
     ],
 )
 def test_what_torchscript_has_no_class_for_is_noted_once(kind: str, note: str, path: Path) -> None:

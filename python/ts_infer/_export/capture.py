@@ -350,6 +350,7 @@ def _trace(work: Any, example: Example, plan: Plan) -> Captured:
     try:
         with (
             torch.no_grad(),
+            _functions_by_their_operators(),
             watch_warnings() as events,
             watch_conversions(plan.stateful) as converted,
         ):
@@ -385,6 +386,45 @@ def _trace(work: Any, example: Example, plan: Plan) -> Captured:
             "@torch.jit.script on the functions whose control flow must be kept"
         )
     return captured
+
+
+class _NoBackward:
+    """The context of an autograd.Function's forward that no backward will follow."""
+
+    needs_input_grad: tuple[bool, ...] = ()
+    saved_tensors: tuple[Any, ...] = ()
+
+    def save_for_backward(self, *tensors: Any) -> None:
+        self.saved_tensors = tensors
+
+    def _nothing(self, *_: Any) -> None:
+        pass
+
+    mark_dirty = mark_non_differentiable = set_materialize_grads = save_for_forward = _nothing
+
+
+@contextmanager
+def _functions_by_their_operators() -> Iterator[None]:
+    """Have a trace see what an autograd.Function's forward does.
+
+    It would record a call of Python, which no file can hold. Without gradients forward is all that
+    such a function is.
+    """
+
+    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        if cls.setup_context is not torch.autograd.Function.setup_context:
+            return cls.forward(*args, **kwargs)
+        context = _NoBackward()
+        context.needs_input_grad = (False,) * len(args)
+        return cls.forward(context, *args, **kwargs)
+
+    function: Any = torch.autograd.Function
+    own = vars(function)["apply"]
+    function.apply = classmethod(apply)
+    try:
+        yield
+    finally:
+        function.apply = own
 
 
 def _put_together(traced: Any, outputs: Outputs, work: nn.Module, plan: Plan) -> Any:
@@ -567,10 +607,7 @@ def _untraceable(names: Sequence[str], values: Sequence[Any]) -> Finding | None:
 
 def _trace_advice(text: str) -> str:
     if "Python function call" in text:
-        return (
-            "replace the autograd.Function or Python callback by torch operators, or script the "
-            "function that does the same."
-        )
+        return "replace the Python callback by torch operators, or script what does the same."
     return 'run the module on example_inputs by hand, or use method="script" or "hybrid".'
 
 

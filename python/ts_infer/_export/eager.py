@@ -116,6 +116,19 @@ def fixed_seed(seed: int = 0) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _one_outcome_draws_nothing() -> Iterator[None]:
+    """Let randrange(1), and what else has one outcome, leave Python's random numbers alone."""
+    instance: Any = random.seed.__self__  # type: ignore[attr-defined]
+    draw = instance._randbelow
+    instance._randbelow = lambda count: 0 if count == 1 else draw(count)
+    try:
+        yield
+    finally:
+        del instance._randbelow
+
+
+@_one_outcome_draws_nothing()
 def watch_eager(module: nn.Module, example: Example, calls: int) -> Eager:
     """Run a copy of the module and see what it does.
 
@@ -191,11 +204,12 @@ def watch_eager(module: nn.Module, example: Example, calls: int) -> Eager:
     if calls > 2:
         found.asked_keys = _asked_keys(module, example)
     after = _tensors(copied)
-    found.state = [name for name, value in after.items() if before.get(name, value) != value]
+    changed = [name for name, value in after.items() if before.get(name, value) != value]
+    attributes = [PythonState(name, name.rpartition(".")[0]) for name in changed]
+    read = _without_overwritten(module, example, copied, attributes)
+    found.state = [state.name for state in read]
     _sort_python_state(found, copied, histories)
-    found.python_state = [
-        state for state in found.python_state if not _is_overwritten(module, example, copied, state)
-    ]
+    found.python_state = _without_overwritten(module, example, copied, found.python_state)
     return found
 
 
@@ -215,29 +229,47 @@ class _ReadError(Exception):
     """An _Unread was read."""
 
 
-def _is_overwritten(
-    module: nn.Module, example: Example, used: nn.Module, state: PythonState
-) -> bool:
-    """Whether each call writes an attribute before it reads it, so that calls do not depend on it.
-
-    Tried, on the example and on other values, with something in its place that cannot be read. Of
-    an object that is no container, what changed in it is replaced.
+def _without_overwritten(
+    module: nn.Module, example: Example, used: nn.Module, states: list[PythonState]
+) -> list[PythonState]:
+    """Leave out the attributes that each call writes before it reads them: no call depends on them.
 
     Args:
         module: The module, which stays as it is.
         example: The example inputs.
         used: A copy that made some calls.
-        state: The attribute.
+        states: The attributes.
     """
-    if state.owner is None:
-        return False
-    name = state.name.removeprefix(f"{state.owner}." if state.owner else "")
+
+    def are_overwritten(some: list[PythonState]) -> bool:
+        return _are_overwritten(module, example, used, some)
+
+    if not states or are_overwritten(states):
+        return []
+    if len(states) == 1:
+        return states
+    return [state for state in states if not are_overwritten([state])]
+
+
+def _are_overwritten(
+    module: nn.Module, example: Example, used: nn.Module, states: list[PythonState]
+) -> bool:
+    """Whether calls do the same with something in the attributes' places that cannot be read.
+
+    Tried on the example and on other values. Of an object that is no container, what changed in it
+    is replaced.
+    """
     for variant in (variants.example(example), *variants.values(example)):
         given = variant.given or example
         fresh, _ = clone_module(module)
         changed, _ = clone_module(module)
         try:
-            _put_unread(changed.get_submodule(state.owner), used.get_submodule(state.owner), name)
+            for state in states:
+                if state.owner is None:
+                    return False
+                name = state.name.removeprefix(f"{state.owner}." if state.owner else "")
+                owner, other = changed.get_submodule(state.owner), used.get_submodule(state.owner)
+                _put_unread(owner, other, name)
             expected = _call(fresh, given, variant.make())
             result = _call(changed, given, variant.make())
         except Exception:

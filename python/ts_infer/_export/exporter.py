@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import warnings
 from dataclasses import dataclass, field, replace
@@ -25,10 +26,12 @@ from ts_infer._export.libraries import needed_libraries
 from ts_infer._export.observe import WHOLE, Unit
 from ts_infer._export.report import (
     MENDED_BY_SCRIPT,
+    REFUSED_AT_RUN_TIME,
     Attempt,
     ExportReport,
     Finding,
     Probe,
+    Run,
     Scripted,
 )
 from ts_infer._export.scan import scan
@@ -41,6 +44,8 @@ METHODS = ("auto", "trace", "script", "hybrid")
 
 # Parts are scripted, and scripted parts widened, this many times at most.
 _MAX_ATTEMPTS = 8
+
+_NOT_FINITE = re.compile(r"NaN|inf")
 
 
 def export(
@@ -235,6 +240,11 @@ class _Job:
                 break
             candidate = self._try(plan, stop_at_first=True)
             tried.append(candidate)
+        if automatic and self._blocking(candidate):
+            accepted = next((c for c in map(self._accept, tried) if c is not None), None)
+            if accepted is not None:
+                candidate = accepted
+                tried.append(candidate)
         self._report_on(tried)
         if not self.report.ok:
             raise _refusal(self.report)
@@ -256,6 +266,24 @@ class _Job:
         if self.fork and self.eager.observation is not None:
             return Plan("script", self.preserved, (WHOLE,), self.eager.observation)
         return Plan("script", self.preserved)
+
+    def _accept(self, candidate: _Candidate) -> _Candidate | None:
+        """Try a way again, to the end, whose findings do not matter to who runs the file.
+
+        Returns:
+            The way, with a note for each of these findings; None where it has others.
+        """
+        again = candidate
+        for attempt in range(2):
+            blocking = self._blocking(again)
+            notes = [_harmless(finding, again.audit.runs) for finding in blocking]
+            if not blocking or not all(notes):
+                return None
+            if attempt == 0:
+                again = self._try(candidate.plan, stop_at_first=False)
+        again.notes += notes
+        again.findings = [finding for finding in again.findings if finding not in blocking]
+        return again
 
     def _blocking(self, candidate: _Candidate) -> list[Finding]:
         return [finding for finding in candidate.findings if finding.code not in self.allow]
@@ -512,6 +540,25 @@ class _Job:
     def _show(self, probe: str) -> None:
         self.bar.set_postfix_str(probe, refresh=False)
         self.bar.update()
+
+
+def _harmless(finding: Finding, runs: Sequence[Run]) -> str:
+    """Say why a finding does not matter to who runs the file; "" where it does."""
+    if finding.code in REFUSED_AT_RUN_TIME:
+        return (
+            f"on {finding.inputs} its answer is not the module's ({finding.code}): the runtime "
+            "refuses such inputs, torch.jit.load would not"
+        )
+    if finding.code != "check-lost" or not finding.source.startswith("assert "):
+        return ""
+    # What is left of it then is a check of the code's own, which python -O leaves out too.
+    fired = [run for run in runs if run.refused_by == "the module"]
+    if any("AssertionError" in run.reason and not _NOT_FINITE.search(run.inputs) for run in fired):
+        return ""
+    return (
+        f"{finding.file}:{finding.line}: `{finding.source}` is lost; it held on all inputs that "
+        "were tried but for NaN and infinity"
+    )
 
 
 def _without_nested(units: Sequence[Unit]) -> list[Unit]:

@@ -180,6 +180,16 @@ def syntax_tree(filename: str) -> ast.Module:
         return ast.Module([], [])
 
 
+def is_left_out_of_scripts(statement: Statement) -> bool:
+    """Whether a statement is within an `if` that asks torch.jit.is_scripting()."""
+    return any(
+        isinstance(node, ast.If)
+        and node.lineno < statement.line <= (node.end_lineno or 0)
+        and "is_scripting" in ast.unparse(node.test)
+        for node in ast.walk(syntax_tree(statement.file))
+    )
+
+
 # Suspects.
 
 

@@ -119,12 +119,12 @@ def _notes(value: Any) -> Iterator[str]:
     name = type(value).__name__
     if isinstance(value, Mapping):
         if not isinstance(value, dict) or dataclasses.is_dataclass(value):
-            yield f"forward returns a {name}: the archive returns a dict of its entries"
+            yield f"forward returns {name}: the archive returns a dict of its entries"
         items = list(value.values())
     elif isinstance(value, (tuple, list)):
         items = list(value)
     elif _is_dataclass(value):
-        yield f"forward returns a {name}: the archive returns a named tuple of its fields"
+        yield f"forward returns {name}: the archive returns a named tuple of its fields"
         items = [getattr(value, each.name) for each in dataclasses.fields(value)]
     else:
         return

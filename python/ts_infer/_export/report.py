@@ -88,6 +88,9 @@ MENDED_BY_SCRIPT: frozenset[str] = frozenset(
     }
 )
 
+# Findings about inputs that the runtime refuses, since the manifest declares others.
+REFUSED_AT_RUN_TIME: frozenset[str] = frozenset({"ranks-differ", "dtypes-differ"})
+
 FINDINGS_PAGE = str(Path(__file__).with_name("findings.md"))
 
 _WIDTH = 96
