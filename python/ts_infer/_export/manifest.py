@@ -8,7 +8,8 @@ Schema 1, additive: readers ignore what they do not know, and a missing key mean
     method         how it was exported
     inputs         one entry per argument of forward: name and TorchScript type; for a Tensor
                    also dtype and shape, where a dim is an integer or {"name", "min", "max"},
-                   and max null means no limit. A container of tensors has leaves, such entries
+                   and max null means no limit; with "factor" and "offset" its sizes are
+                   factor * value + offset, and one name has one value. A container of tensors has leaves, such entries
                    too, whose name is their path (sensors.imu, clips[0]); a leaf is optional that
                    need not be there. any_length: its lists may have other lengths; any_keys: its
                    dicts may have other keys
