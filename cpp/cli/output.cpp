@@ -287,6 +287,7 @@ Json model_json(const ModelInfo& info) {
           {"decisions", info.decisions},
           {"stateful", info.stateful},
           {"optimized", info.optimized},
+          {"grad", info.grad},
           {"precision", info.precision},
           {"precision_error", info.precision_error ? Json(*info.precision_error) : Json()},
           {"load_ms", info.load_ms},

@@ -289,6 +289,11 @@ std::string explain_load_failure(const std::string& message,
   return message;
 }
 
+/// A tensor that gradients may be taken of and that knows nothing of those taken before.
+at::Tensor without_history(const at::Tensor& tensor) {
+  return tensor.is_inference() ? tensor.clone() : tensor.detach();
+}
+
 }  // namespace
 
 struct Model::Impl {
@@ -602,6 +607,7 @@ void Model::Impl::record_graphs(std::shared_ptr<CallGraphs> recording) {
     info.decisions.push_back("graphs: none, " + why);
   };
   if (info.stateful) return none("the model has state");
+  if (info.grad) return none("the model takes gradients");
   if (!methods[forward].tensors_only) return none("forward has inputs that are no tensors");
   if (!warm_up->reason().empty()) {
     throw ModelLoadError("graphs: expected sizes to record them at, got no warm-up (" +
@@ -781,8 +787,12 @@ bool Model::Impl::check_tensors(std::size_t method, const Stack& stack) const {
 
 c10::IValue Model::Impl::compute(std::size_t method, Stack& stack, DeviceCall* call,
                                  Timing& timing) {
-  const c10::InferenceMode inference;
+  const c10::InferenceMode inference(!info.grad);
+  const at::AutoGradMode grad_mode(info.grad);
   if (call) call->to_device(stack);
+  if (info.grad) {
+    for (c10::IValue& value : stack) value = map_tensors(value, without_history);
+  }
 
   const auto start = Clock::now();
   {
@@ -802,7 +812,7 @@ c10::IValue Model::Impl::compute(std::size_t method, Stack& stack, DeviceCall* c
 
   c10::IValue result = std::move(stack.back());
   stack.clear();
-  return result;
+  return info.grad ? map_tensors(result, without_history) : result;
 }
 
 c10::IValue Model::Impl::release(const c10::IValue& result, DeviceCall* call, bool to_host) const {

@@ -219,6 +219,8 @@ output.)")
       .def_readonly("stateful", &ModelInfo::stateful,
                     "Whether calls take turns; clone() gives another model its own state.")
       .def_readonly("optimized", &ModelInfo::optimized)
+      .def_readonly("grad", &ModelInfo::grad,
+                    "Whether its code asks for gradients: calls run in grad mode.")
       .def_readonly("load_ms", &ModelInfo::load_ms)
       .def_readonly("load_steps", &ModelInfo::load_steps, "What load_ms is made of, in order.")
       .def_readonly("reserved_bytes", &ModelInfo::reserved_bytes,

@@ -273,6 +273,9 @@ class ModelInfo:
     @property
     def executor(self) -> str: ...
     @property
+    def grad(self) -> bool:
+        """Whether its code asks for gradients: calls run in grad mode."""
+    @property
     def load_ms(self) -> float: ...
     @property
     def load_steps(self) -> list[LoadStep]:

@@ -70,20 +70,20 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     found["decisions"] = loaded.info().decisions
     try:
         for inputs in (model.inputs, *model.others):
-            _compare(model.module, loaded, inputs)
+            _compare(model, loaded, inputs)
     except Exception as error:
         return {**found, "outcome": "wrong", "reason": f"{type(error).__name__}: {error}"[:600]}
     return {**found, **_times(model, path, loaded)}
 
 
-def _call(module: Any, inputs: Any) -> Any:
+def _call(module: Any, inputs: Any, grad: bool = False) -> Any:
     import torch
 
-    with torch.inference_mode():
+    with torch.enable_grad() if grad else torch.inference_mode():
         return module(**inputs) if isinstance(inputs, dict) else module(*inputs)
 
 
-def _compare(module: Any, loaded: Any, inputs: Any) -> None:
+def _compare(model: Any, loaded: Any, inputs: Any) -> None:
     import copy
 
     import torch
@@ -91,7 +91,7 @@ def _compare(module: Any, loaded: Any, inputs: Any) -> None:
     from ts_infer._export.outputs import settled
 
     torch.manual_seed(0)  # for modules that draw
-    expected = settled(_call(module, copy.deepcopy(inputs)))
+    expected = settled(_call(model.module, copy.deepcopy(inputs), model.grad))
     torch.manual_seed(0)
     actual = _call(loaded, copy.deepcopy(inputs))
     left, right = (torch.utils._pytree.tree_leaves(value) for value in (expected, actual))
@@ -116,13 +116,13 @@ def _times(model: Any, path: Path, loaded: Any) -> dict[str, float]:
     contestants = {"eager_s": model.module, "stock_s": stock, "call_s": loaded}
     for contestant in contestants.values():
         for _ in range(3):
-            _call(contestant, model.inputs)
+            _call(contestant, model.inputs, model.grad)
     times: dict[str, list[float]] = {name: [] for name in contestants}
     end = time.perf_counter() + 3
     while time.perf_counter() < end or len(times["call_s"]) < 3:
         for name, contestant in contestants.items():
             start = time.perf_counter()
-            _call(contestant, model.inputs)
+            _call(contestant, model.inputs, model.grad)
             times[name].append(time.perf_counter() - start)
     return {name: sorted(seen)[len(seen) // 2] for name, seen in times.items()}
 

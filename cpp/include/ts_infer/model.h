@@ -230,6 +230,7 @@ struct ModelInfo {
 
   bool stateful = false;  // calls take turns; clone() gives another its own state
   bool optimized = false;
+  bool grad = false;  // its code asks for gradients: calls run in grad mode, by torch's operators
   double load_ms = 0;
   std::vector<LoadStep> load_steps;
 

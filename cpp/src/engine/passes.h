@@ -12,11 +12,14 @@ class PassSelection {
  public:
   /// As LoadOptions::optimize and disabled_passes say. @throws ModelLoadError for unknown names
   explicit PassSelection(const LoadOptions& options);
+  static PassSelection none() { return PassSelection(); }
 
   bool runs(const std::string& pass) const { return selected_.count(pass) > 0; }
   bool empty() const { return selected_.empty(); }
 
  private:
+  PassSelection() = default;
+
   std::set<std::string> selected_;
 };
 

@@ -286,6 +286,12 @@ bool asks_for_training(const Module& module) {
   });
 }
 
+bool takes_gradients(const Block* block) {
+  return any_node(block, [](const torch::jit::Node* node) {
+    return node->kind() == c10::aten::grad || node->kind() == c10::aten::backward;
+  });
+}
+
 void put_in_eval_mode(Module& module, std::vector<std::string>& decisions) {
   bool answers_otherwise = false;
   for (const Module& inner : module.modules()) {
@@ -339,7 +345,7 @@ Module frozen(Module module, ModelInfo& info) {
 
 std::unique_ptr<Engine> load_torchscript(const Archive& archive, c10::Device device,
                                          const LoadOptions& options, ModelInfo& info) {
-  const PassSelection passes(options);  // first: these refuse unknown names
+  PassSelection passes(options);  // first: these refuse unknown names
   ExecutorChoice choice = choose_executor(options.executor, device);
   instruction_set();
   auto start = std::chrono::steady_clock::now();
@@ -356,12 +362,19 @@ std::unique_ptr<Engine> load_torchscript(const Archive& archive, c10::Device dev
   for (torch::jit::Function* function : origins[0]->get_functions()) {
     blocks.push_back(torch::jit::toGraphFunction(*function).graph()->block());
   }
+  info.grad = std::any_of(blocks.begin(), blocks.end(), takes_gradients);
+  if (info.grad && !passes.empty()) {
+    // Own kernels have no gradients, and freezing takes detach() away.
+    info.decisions.push_back("not optimised: it takes gradients");
+    passes = PassSelection::none();
+  } else if (passes.empty()) {
+    info.decisions.push_back("not optimised: asked for");
+  }
   correct(blocks, /*optimized=*/!passes.empty());
   step_done("deserialise");
   for (const std::string& name : options.disabled_passes) {
     info.decisions.push_back("pass " + name + " left out: disabled");
   }
-  if (passes.empty()) info.decisions.push_back("not optimised: asked for");
   if (passes.runs("freeze")) {
     module = frozen(std::move(module), info);
     step_done("optimise");

@@ -31,6 +31,7 @@ from ts_infer._export.compare import compare, leaves
 from ts_infer._export.containers import put_together
 from ts_infer._export.differential import Subject, device_of, essence, jit_load
 from ts_infer._export.eager import Eager, fixed_seed, watch_eager
+from ts_infer._export.gradients import grad_mode
 from ts_infer._export.report import AUDIT_LEVELS, ExportReport, Finding, Probe, Run
 from ts_infer._export.scan import scan
 
@@ -389,7 +390,7 @@ def _probe(report: ExportReport, name: str, task: Any, possible: bool = True) ->
 
 
 def _call(exported: Any, values: Sequence[Any], seed: int = 0) -> Any:
-    with torch.no_grad(), fixed_seed(seed):
+    with grad_mode(), fixed_seed(seed):
         return exported(*values)
 
 

@@ -19,6 +19,7 @@ from torch import nn
 from ts_infer._export import conversions
 from ts_infer._export.arguments import Example, map_tensors
 from ts_infer._export.conversions import Conversion, watch_conversions
+from ts_infer._export.gradients import are_enabled, grad_mode
 from ts_infer._export.outputs import Outputs, UnknownValueError, restore_outputs, watch_outputs
 from ts_infer._export.report import Finding
 from ts_infer._export.scripting import ScriptingError, give_types, keep_state, script_units
@@ -349,7 +350,7 @@ def _trace(work: Any, example: Example, plan: Plan) -> Captured:
     seen = watch_outputs(work)
     try:
         with (
-            torch.no_grad(),
+            grad_mode(),
             _functions_by_their_operators(),
             watch_warnings() as events,
             watch_conversions(plan.stateful) as converted,
@@ -569,6 +570,8 @@ def _freeze(captured: Captured, names: Sequence[str]) -> None:
     if not hasattr(module, "training"):
         captured.notes.append("the module was frozen before")
         return
+    if are_enabled():
+        return  # freezing takes detach() away
     try:
         captured.module = _jit.freeze(module, preserved_attrs=list(names))
     except Exception as error:
@@ -629,7 +632,7 @@ def _shortened(text: str) -> str:
         if line.strip() and not re.match(r"\S.*\(\d+\): [<\w]", line)
     ]
     if len(kept) > _CAUSE_LINES:
-        kept = [*kept[: _CAUSE_LINES - 1], "…"]
+        kept = [*kept[: _CAUSE_LINES - 2], "…", kept[-1]]  # the last says what it is
     return "\n".join(kept)
 
 

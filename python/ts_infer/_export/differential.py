@@ -17,6 +17,7 @@ from ts_infer._export.arguments import map_tensors, tensors_of
 from ts_infer._export.capture import clone_module
 from ts_infer._export.compare import Comparison, compare, is_rounding, leaves
 from ts_infer._export.eager import fixed_seed
+from ts_infer._export.gradients import grad_mode
 from ts_infer._export.locate import (
     REASONS,
     Suspect,
@@ -114,7 +115,7 @@ class _Pair:
         self.exported = exported
 
     def call_eager(self, variant: Variant) -> Any:
-        with torch.no_grad(), fixed_seed():
+        with grad_mode(), fixed_seed():
             return settled((variant.given or self.example).call(self.eager, variant.make()))
 
     def call_shaken(self, variant: Variant) -> list[Any]:
@@ -128,7 +129,7 @@ class _Pair:
                 for tensor in (*module.parameters(), *module.buffers()):
                     tensor.copy_(_shaken(tensor))
                 values = [map_tensors(value, lambda _, each: _shaken(each)) for value in values]
-            with torch.no_grad(), fixed_seed():
+            with grad_mode(), fixed_seed():
                 results.append(settled((variant.given or self.example).call(module, values)))
         return results
 
@@ -137,13 +138,13 @@ class _Pair:
         module, _ = clone_module(self.subject.module)
         module.double()
         values = [map_tensors(value, lambda _, each: _doubled(each)) for value in variant.make()]
-        with torch.no_grad(), fixed_seed():
+        with grad_mode(), fixed_seed():
             return settled((variant.given or self.example).call(module, values))
 
     def call_exported(self, variant: Variant) -> Any:
-        with torch.no_grad(), fixed_seed():
+        with grad_mode(), fixed_seed():
             given = variant.given or self.example
-            return given.call(self.exported, variant.make(), self.dropped)
+            return settled(given.call(self.exported, variant.make(), self.dropped))
 
 
 def _doubled(tensor: torch.Tensor) -> torch.Tensor:
@@ -424,7 +425,7 @@ def call_of(
     copied, _ = clone_module(module)
 
     def call() -> None:
-        with torch.no_grad(), fixed_seed():
+        with grad_mode(), fixed_seed():
             example.call(copied, made())
 
     return call
@@ -478,7 +479,7 @@ def compare_repeats(
     for name in callable_without_arguments(subject.module, subject.methods):
         if compared.finding is not None:
             break
-        with torch.no_grad(), fixed_seed():
+        with grad_mode(), fixed_seed():
             expected = getattr(pair.eager, name)()
         if _repeat(compared, getattr(pair.exported, name), expected, f"{name}()"):
             expected = pair.call_eager(made[0])
@@ -496,8 +497,8 @@ def _call_exported(pair: _Pair, variant: Variant) -> Any:
 def _repeat(compared: Compared, exported: Callable[[], Any], expected: Any, where: str) -> bool:
     """Make one call of the exported model and compare; return whether it was equal."""
     try:
-        with torch.no_grad(), fixed_seed():
-            actual = exported()
+        with grad_mode(), fixed_seed():
+            actual = settled(exported())
     except Exception as error:
         code = CODES[compared.run.probe]
         _found(compared, code, f"the exported model raises {essence(error)}", where)

@@ -26,6 +26,7 @@ from ts_infer._export import manifest, variants
 from ts_infer._export.arguments import tensors_of
 from ts_infer._export.capture import clone_module, eager_failure
 from ts_infer._export.compare import compare, leaves
+from ts_infer._export.gradients import grad_mode
 from ts_infer._export.locate import first_change, first_write, syntax_tree
 from ts_infer._export.observe import Observation, definitions, methods, observe
 from ts_infer._export.outputs import settled
@@ -151,7 +152,7 @@ def watch_eager(module: nn.Module, example: Example, calls: int) -> Eager:
     histories = [_python_values(copied)]
 
     def call(values: tuple[Any, ...]) -> Any:
-        with torch.no_grad(), fixed_seed():
+        with grad_mode(), fixed_seed():
             seeded = torch.get_rng_state()
             result = settled(example.call(copied, values))
             if not torch.equal(seeded, torch.get_rng_state()):
@@ -301,7 +302,7 @@ def _put_unread(holder: Any, used: Any, name: str) -> None:
 
 
 def _call(module: nn.Module, example: Example, values: tuple[Any, ...]) -> Any:
-    with torch.no_grad(), fixed_seed():
+    with grad_mode(), fixed_seed():
         return example.call(module, values)
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from ts_infer._errors import Error, ExportError
-from ts_infer._export import arguments, golden, isolation, manifest, options, shapes
+from ts_infer._export import arguments, golden, gradients, isolation, manifest, options, shapes
 from ts_infer._export.audit import CALLS_FORK, Audit, AuditResult, eager_findings, unforkable
 from ts_infer._export.build import Built, build, other_inputs
 from ts_infer._export.capture import Plan, clone_module, watch_warnings
@@ -61,6 +61,7 @@ def export(
     warmup_shapes: Sequence[Mapping[str, Sequence[int]]] | None = None,
     audit: str = "full",
     allow: Sequence[str] = (),
+    grad: str = "auto",
 ) -> ExportReport:
     """Export a module to a file that computes what the module computes, or fail and say why.
 
@@ -97,6 +98,9 @@ def export(
         audit: "full" runs every probe; "fast" about ten forward passes; "off" none: then only
             what tracing itself warns of is found.
         allow: Codes of findings to accept, such as `["tracer-warning"]`.
+        grad: "on" runs the module, and what is exported of it, with gradients, as one needs that
+            takes some in forward (forces of a potential); results are detached. "auto" does so
+            where the module fails without, "off" never.
 
     Returns:
         The report: what was scripted, what each probe did, findings that were allowed, notes.
@@ -127,6 +131,8 @@ def export(
         if method not in METHODS:
             raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
         options.check_audit(audit)
+        if grad not in gradients.MODES:
+            raise ValueError(f"grad: expected one of {', '.join(gradients.MODES)}, got {grad!r}")
         accepted = options.check_allow(allow)
         preserved = options.check_methods(module, preserved_methods)
         _check_target(target)
@@ -141,10 +147,11 @@ def export(
         tempfile.TemporaryDirectory(prefix="ts_infer_export_") as folder,
         watch_warnings(),
         fixed_seed(),
+        gradients.enabled(grad == "on"),
         tqdm(desc=f"export {name}", unit=" runs", disable=None, leave=False) as bar,
     ):
         job = _Job(module, example, dynamic, preserved, report, accepted, Path(folder), bar)
-        eager = job.watch_eager()
+        eager = job.watch_eager(retry=grad == "auto")
         try:
             if output_names is not None:
                 manifest.check_output_names(output_names, eager.output_names)
@@ -209,8 +216,13 @@ class _Job:
     def _note_here(self, reason: str) -> None:
         self.report.notes.append(f"{reason}: the probes ran in this process, without time limits")
 
-    def watch_eager(self) -> Eager:
-        """Run the module by itself; raise where it fails."""
+    def watch_eager(self, retry: bool) -> Eager:
+        """Run the module by itself; raise where it fails.
+
+        Args:
+            retry: Whether gradients are turned on, for the rest of the export, where it fails
+                without.
+        """
         calls = 3 if self.report.audit == "full" else 2
         outcome = self._run(lambda emit: emit(watch_eager(self.module, self.example, calls)))
         seen = next((m for m in outcome.messages if isinstance(m, Eager)), None)
@@ -221,8 +233,13 @@ class _Job:
             )
             seen = Eager(finding)
         if seen.failure is not None:
+            if retry and gradients.are_missing(seen.failure.message):
+                gradients.turn_on()
+                return self.watch_eager(retry=False)
             self.report.findings = [seen.failure]
             raise _refusal(self.report)
+        if gradients.are_enabled():
+            self.report.notes.append("it takes gradients: calls run in grad mode")
         self.eager = seen
         for text, category, file, line in seen.warnings:
             warnings.warn_explicit(text, category, file, line)
@@ -257,6 +274,9 @@ class _Job:
             return Plan("script", self.preserved)
         if not self.example.only_tensors():
             self.report.notes.append("scripted, since a trace takes nothing but tensors")
+            return self._whole()
+        if gradients.are_enabled():
+            self.report.notes.append("scripted, since a trace does not keep gradients")
             return self._whole()
         return Plan("trace", self.preserved)
 

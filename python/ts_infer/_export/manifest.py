@@ -9,10 +9,10 @@ Schema 1, additive: readers ignore what they do not know, and a missing key mean
     inputs         one entry per argument of forward: name and TorchScript type; for a Tensor
                    also dtype and shape, where a dim is an integer or {"name", "min", "max"},
                    and max null means no limit; with "factor" and "offset" its sizes are
-                   factor * value + offset, and one name has one value. A container of tensors has leaves, such entries
-                   too, whose name is their path (sensors.imu, clips[0]); a leaf is optional that
-                   need not be there. any_length: its lists may have other lengths; any_keys: its
-                   dicts may have other keys
+                   factor * value + offset, and one name has one value. A container of tensors has
+                   leaves, such entries too, whose name is their path (sensors.imu, clips[0]); a
+                   leaf is optional that need not be there. any_length: its lists may have other
+                   lengths; any_keys: its dicts may have other keys
     outputs        one entry per leaf, depth-first, dict entries in insertion order: name, and
                    dtype and shape, or type for a leaf that is no tensor; a dim is null where it
                    is not known. Missing where the number of leaves depends on the input's size

@@ -33,11 +33,11 @@ def settled(value: Any) -> Any:
         value: A result of a module.
 
     Returns:
-        The same, with each dataclass as a named tuple of its fields, and each mapping of another
-        class (transformers' ModelOutput) as a dict.
+        The same without gradients, with each dataclass as a named tuple of its fields, and each
+        mapping of another class (transformers' ModelOutput) as a dict.
     """
     if isinstance(value, torch.Tensor):
-        return value
+        return value.detach() if value.requires_grad else value
     if isinstance(value, Mapping):
         return {key: settled(item) for key, item in value.items()}
     if _is_dataclass(value):

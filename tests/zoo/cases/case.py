@@ -23,6 +23,7 @@ class Model:
         dynamic_shapes: As `ts_infer.export` takes it.
         others: More inputs, of other sizes and values, that nothing but the comparison sees.
         options: More arguments of `ts_infer.export`.
+        grad: Whether the module takes gradients in forward.
     """
 
     module: nn.Module
@@ -30,6 +31,7 @@ class Model:
     dynamic_shapes: Any = None
     others: list[Any] = field(default_factory=list)
     options: Mapping[str, Any] = field(default_factory=dict)
+    grad: bool = False
 
 
 @dataclass(frozen=True)

@@ -43,10 +43,14 @@ def _torchani(forces: bool) -> Case:
             def forward(self, species: torch.Tensor, coordinates: torch.Tensor) -> torch.Tensor:
                 coordinates = coordinates.detach().requires_grad_(True)
                 energies = self.model((species, coordinates)).energies
-                return -torch.autograd.grad(energies.sum(), coordinates)[0]
+                gradient = torch.autograd.grad([energies.sum()], [coordinates])[0]
+                assert gradient is not None
+                return -gradient
 
         made = Forces() if forces else Energy()
-        return Model(made.eval(), given(5), ({1: ATOMS}, {1: ATOMS}), [given(3), given(20)])
+        return Model(
+            made.eval(), given(5), ({1: ATOMS}, {1: ATOMS}), [given(3), given(20)], grad=forces
+        )
 
     return Case("torchani/ANI2x forces" if forces else "torchani/ANI2x", make)
 
@@ -79,7 +83,7 @@ def _schnet() -> Model:
         "_offsets": torch.zeros(len(i), 3),
         "_idx_m": torch.zeros(n, dtype=torch.int64),
     }
-    return Model(module.eval(), (given,))
+    return Model(module.eval(), (given,), grad=True)
 
 
 def _mace() -> Model:
@@ -119,7 +123,10 @@ def _mace() -> Model:
     atoms = data.AtomicData.from_config(config, z_table=table, cutoff=4.0)
     batch = next(iter(torch_geometric.dataloader.DataLoader([atoms], 1))).to_dict()
     given = {k: v for k, v in batch.items() if isinstance(v, torch.Tensor)}
-    return Model(module.eval(), (given,))
+    from e3nn.util import jit
+
+    # As MACE's page on LAMMPS shows.
+    return Model(jit.compile(module.eval()), (given,), grad=True)
 
 
 def _e3nn() -> Model:
