@@ -351,12 +351,10 @@ def declared_shapes(
                     None if dim.get(end) is None else place.value(dim[end])
                     for end in ("min", "max")
                 )
-                value = place.value(tensor.shape[axis])
-                if low is None or value is None:
-                    continue  # nothing that an export wrote
-                declared.dims.setdefault(
-                    place.name, shapes.DynamicDim(place.name, low, high, value)
-                )
+                size = place.value(tensor.shape[axis])
+                if low is None or size is None:
+                    continue  # no export wrote it
+                declared.dims.setdefault(place.name, shapes.DynamicDim(place.name, low, high, size))
                 declared.places.setdefault((index, *path), {})[axis] = place
     return declared
 

@@ -376,10 +376,10 @@ CASES = [
         "autograd function",
         StraightThrough,
         (rand(3),),
-        "refused",
+        "exported",
         SIGNS,
-        "an autograd.Function",
-        codes=("trace-failed", "script-failed"),
+        "an autograd.Function, which a plain trace cannot save",
+        trace_lies=True,
     ),
     Case("patched forward", PatchedForward, (rand(3).abs(),), "right-or-refused", SIGNS),
     Case(
