@@ -10,6 +10,7 @@ Each is exported in a process of its own, as its users would: by method "auto" w
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import resource
@@ -17,24 +18,26 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from cases import CASES
+import torch
+from cases import CASES, shims
+
+import ts_infer
+from ts_infer import runtime
+from ts_infer._export.outputs import settled
 
 LIMIT_S = 600
 
 
 def measure(name: str, folder: Path) -> dict[str, Any]:
     """Export a module, and compare and time it; in this process."""
-    import torch
-
-    import ts_infer
-    from ts_infer import runtime
-
-    model = CASES[name].make()
+    shims.install()
     torch.manual_seed(0)
+    model = CASES[name].make()
     path = folder / "model.pt"
     start = time.perf_counter()
     try:
@@ -77,19 +80,11 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
 
 
 def _call(module: Any, inputs: Any, grad: bool = False) -> Any:
-    import torch
-
     with torch.enable_grad() if grad else torch.inference_mode():
         return module(**inputs) if isinstance(inputs, dict) else module(*inputs)
 
 
 def _compare(model: Any, loaded: Any, inputs: Any) -> None:
-    import copy
-
-    import torch
-
-    from ts_infer._export.outputs import settled
-
     torch.manual_seed(0)  # for modules that draw
     expected = settled(_call(model.module, copy.deepcopy(inputs), model.grad))
     torch.manual_seed(0)
@@ -106,10 +101,6 @@ def _compare(model: Any, loaded: Any, inputs: Any) -> None:
 
 def _times(model: Any, path: Path, loaded: Any) -> dict[str, float]:
     """Median seconds of a call: of the module, of torch.jit.load's, of ts_infer's, in turns."""
-    import warnings
-
-    import torch
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         stock = torch.jit.load(path)  # type: ignore[no-untyped-call]

@@ -205,9 +205,12 @@ def watch_eager(module: nn.Module, example: Example, calls: int) -> Eager:
     if calls > 2:
         found.asked_keys = _asked_keys(module, example)
     after = _tensors(copied)
-    changed = [name for name, value in after.items() if before.get(name, value) != value]
-    attributes = [PythonState(name, name.rpartition(".")[0]) for name in changed]
-    read = _without_overwritten(module, example, copied, attributes)
+    written = [
+        PythonState(name, name.rpartition(".")[0])
+        for name, value in after.items()
+        if before.get(name, value) != value
+    ]
+    read = _without_overwritten(module, example, copied, written)
     found.state = [state.name for state in read]
     _sort_python_state(found, copied, histories)
     found.python_state = _without_overwritten(module, example, copied, found.python_state)

@@ -293,17 +293,19 @@ class _Job:
         Returns:
             The way, with a note for each of these findings; None where it has others.
         """
-        again = candidate
-        for attempt in range(2):
-            blocking = self._blocking(again)
-            notes = [_harmless(finding, again.audit.runs) for finding in blocking]
-            if not blocking or not all(notes):
-                return None
-            if attempt == 0:
-                again = self._try(candidate.plan, stop_at_first=False)
+        if not all(self._harmless(candidate)):
+            return None
+        again = self._try(candidate.plan, stop_at_first=False)
+        blocking, notes = self._blocking(again), self._harmless(again)
+        if not all(notes):
+            return None
         again.notes += notes
         again.findings = [finding for finding in again.findings if finding not in blocking]
         return again
+
+    def _harmless(self, candidate: _Candidate) -> list[str]:
+        """Say of each finding of a way why it does not matter; "" where it does."""
+        return [_harmless(finding, candidate.audit.runs) for finding in self._blocking(candidate)]
 
     def _blocking(self, candidate: _Candidate) -> list[Finding]:
         return [finding for finding in candidate.findings if finding.code not in self.allow]

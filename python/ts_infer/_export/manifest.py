@@ -335,7 +335,7 @@ def named_dim(shapes: DynamicShapes, axis: Axis) -> dict[str, Any]:
     dim = shapes.dims[axis.name]
     largest = None if dim.max is None else axis.size(dim.max)
     entry = {"name": axis.name, "min": axis.size(dim.min), "max": largest}
-    if axis != Axis(axis.name):
+    if axis.is_derived:
         entry |= {"factor": axis.factor, "offset": axis.offset}
     return entry
 

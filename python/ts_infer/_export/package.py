@@ -386,7 +386,7 @@ def _program(
     }
 
     def sized(place: Axis) -> Any:
-        if place == Axis(place.name):
+        if not place.is_derived:
             return named[place.name]
         return auto if hints else place.factor * named[place.name] + place.offset
 
@@ -455,7 +455,7 @@ def _hinted(
         shape = nodes[program.graph_signature.user_inputs[index]].meta["val"].shape
         for axis, place in places.items():
             symbol = getattr(getattr(shape[axis], "node", None), "expr", None)
-            if symbol not in program.range_constraints or place != Axis(place.name):
+            if symbol not in program.range_constraints or place.is_derived:
                 continue
             found = program.range_constraints[symbol]
             # Whatever it is asked for, it begins at 2, which says nothing of 0 and 1.

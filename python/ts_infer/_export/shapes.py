@@ -44,6 +44,11 @@ class Axis:
     offset: int = 0
 
     @property
+    def is_derived(self) -> bool:
+        """Whether its sizes are others than the dim's values."""
+        return (self.factor, self.offset) != (1, 0)
+
+    @property
     def text(self) -> str:
         """The axis as torch.export writes it, "32*h + 1"."""
         text = self.name if self.factor == 1 else f"{self.factor}*{self.name}"
@@ -53,9 +58,9 @@ class Axis:
 
     def sizes_text(self, dim: DynamicDim) -> str:
         """Which sizes the axis may have, for messages."""
-        if self == Axis(self.name):
-            return f"a size within {dim.range_text} of Dim {dim.name!r}"
-        return f"a size of {self.text} with {self.name} within {dim.range_text}"
+        if self.is_derived:
+            return f"a size of {self.text} with {self.name} within {dim.range_text}"
+        return f"a size within {dim.range_text} of Dim {dim.name!r}"
 
     def size(self, value: int) -> int:
         """Return the axis' size for a value of the dim."""

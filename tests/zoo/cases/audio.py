@@ -8,31 +8,20 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from cases import shims
-from cases.case import Case, Model, normal
+from cases.case import Case, Model, along, normal
 
 SAMPLES = Dim("samples", min=4000, max=16000)
 
 
-def sound(
-    module: nn.Module, *sizes: int, lengths: tuple[int, ...] = (4001, 15999), samples: Any = SAMPLES
-) -> Model:
+def sound(module: nn.Module, *sizes: int) -> Model:
     """A module that takes sounds of every length, which is the last dim."""
-    return Model(
-        module.eval(),
-        (normal(*sizes),),
-        ({len(sizes) - 1: samples},),
-        [(normal(*sizes[:-1], n, seed=n),) for n in lengths],
-    )
+    return along(module, sizes, SAMPLES, (4001, 15999), axis=len(sizes) - 1)
 
 
 def _torchaudio(name: str, make: Any, *sizes: int, **options: Any) -> Case:
     def model() -> Model:
-        shims.torchvision()
-        shims.torchaudio()
         import torchaudio
 
-        torch.manual_seed(0)
         return sound(make(torchaudio), *sizes, **options)
 
     return Case(f"torchaudio/{name}", model)
@@ -42,10 +31,8 @@ FRAMES = Dim("frames", min=4, max=64)
 
 
 def _conformer() -> Model:
-    shims.torchaudio()
     import torchaudio
 
-    torch.manual_seed(0)
     module = torchaudio.models.Conformer(16, 4, 32, 2, 7).eval()
 
     def given(n: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -55,10 +42,8 @@ def _conformer() -> Model:
 
 
 def _hdemucs() -> Model:
-    shims.torchaudio()
     import torchaudio
 
-    torch.manual_seed(0)
     return Model(
         torchaudio.models.HDemucs(sources=["a", "b"], channels=8, depth=6).eval(),
         (normal(1, 2, 16384),),
@@ -68,54 +53,35 @@ def _hdemucs() -> Model:
 
 
 def _ecapa() -> Model:
-    shims.torchaudio()
     from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
 
-    torch.manual_seed(0)
     module = ECAPA_TDNN(20, channels=[16] * 4 + [48], attention_channels=8, lin_neurons=16).eval()
     frames = Dim("frames", min=10, max=100)
-    return Model(
-        module,
-        (normal(2, 30, 20),),
-        ({1: frames},),
-        [(normal(2, n, 20, seed=n),) for n in (10, 99)],
-    )
+    return along(module, (2, 30, 20), frames, (10, 99), axis=1)
 
 
 def _xvector() -> Model:
-    shims.torchaudio()
     from speechbrain.lobes.models.Xvector import Xvector
 
-    torch.manual_seed(0)
     module = Xvector(
         tdnn_channels=[16, 16, 16, 16, 32], lin_neurons=16, in_channels=20, device="cpu"
     )
     frames = Dim("frames", min=20, max=100)
-    return Model(
-        module.eval(),
-        (normal(2, 30, 20),),
-        ({1: frames},),
-        [(normal(2, n, 20, seed=n),) for n in (20, 99)],
-    )
+    return along(module, (2, 30, 20), frames, (20, 99), axis=1)
 
 
 def _asteroid(name: str, **options: Any) -> Case:
     def make() -> Model:
-        shims.torchvision()
-        shims.torchaudio()
         from asteroid import models
 
-        torch.manual_seed(0)
         return sound(getattr(models, name)(**options), 1, 8000)
 
     return Case(f"asteroid/{name}", make)
 
 
 def _openunmix() -> Model:
-    shims.torchaudio()
     from openunmix.model import OpenUnmix
 
-    torch.manual_seed(0)
     module = OpenUnmix(nb_bins=65, hidden_size=16, nb_layers=1, unidirectional=True).eval()
     return Model(
         module,
@@ -126,10 +92,8 @@ def _openunmix() -> Model:
 
 
 def _demucs() -> Model:
-    shims.torchaudio()
     from demucs.htdemucs import HTDemucs
 
-    torch.manual_seed(0)
     module = HTDemucs(
         sources=["a", "b"],
         channels=8,
@@ -144,45 +108,29 @@ def _demucs() -> Model:
 
 
 def _crepe() -> Model:
-    shims.torchaudio()
     import torchcrepe
 
-    torch.manual_seed(0)
     module = torchcrepe.Crepe("tiny").eval()
-    return Model(
-        module,
-        (normal(2, 1024),),
-        ({0: Dim("frames", min=1, max=8)},),
-        [(normal(n, 1024, seed=n),) for n in (1, 8)],
-    )
+    return along(module, (2, 1024), Dim("frames", min=1, max=8), (1, 8))
 
 
 def _encodec(part: str) -> Case:
     def make() -> Model:
-        shims.torchaudio()
         import encodec
 
-        torch.manual_seed(0)
         module = encodec.EncodecModel._get_model(
             [6.0], 24000, 1, causal=True, model_norm="weight_norm"
         ).eval()
         if part == "encoder":
             return sound(module.encoder, 1, 1, 8000)
-        return Model(
-            module.decoder,
-            (normal(1, 128, 20),),
-            ({2: FRAMES},),
-            [(normal(1, 128, n, seed=n),) for n in (4, 64)],
-        )
+        return along(module.decoder, (1, 128, 20), FRAMES, (4, 64), axis=2)
 
     return Case(f"encodec/{part}", make)
 
 
 def _panns() -> Model:
-    shims.torchaudio()
     from panns_inference.models import Cnn14
 
-    torch.manual_seed(0)
     module = Cnn14(
         sample_rate=32000,
         window_size=1024,
@@ -192,28 +140,16 @@ def _panns() -> Model:
         fmax=14000,
         classes_num=527,
     )
-    return Model(
-        module.eval(),
-        (normal(1, 32000),),
-        ({1: Dim("samples", min=16000, max=64000)},),
-        [(normal(1, n, seed=n),) for n in (16000, 64000)],
-    )
+    return along(module, (1, 32000), Dim("samples", min=16000, max=64000), (16000, 64000), axis=1)
 
 
 def _dac() -> Model:
-    shims.torchaudio()
     import dac
 
-    torch.manual_seed(0)
     module = dac.DAC(
         encoder_dim=8, encoder_rates=[2, 4], decoder_dim=32, decoder_rates=[4, 2], n_codebooks=2
     ).eval()
-    return Model(
-        module.encoder,
-        (normal(1, 1, 8000),),
-        ({2: SAMPLES},),
-        [(normal(1, 1, n, seed=n),) for n in (4001, 15999)],
-    )
+    return along(module.encoder, (1, 1, 8000), SAMPLES, (4001, 15999), axis=2)
 
 
 CASES = [

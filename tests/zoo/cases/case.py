@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -47,6 +47,25 @@ class Case:
     name: str
     make: Callable[[], Model]
     refused: str = ""
+
+
+def along(
+    module: nn.Module,
+    sizes: Sequence[int],
+    dim: Any,
+    others: Sequence[int],
+    axis: int = 0,
+    draw: Callable[..., Tensor] | None = None,
+) -> Model:
+    """A module of one tensor, one axis of which has other sizes too."""
+    draw = draw or normal
+
+    def at(size: int) -> Tensor:
+        changed = list(sizes)
+        changed[axis] = size
+        return draw(*changed, seed=size)
+
+    return Model(module.eval(), (draw(*sizes),), ({axis: dim},), [(at(size),) for size in others])
 
 
 def normal(*sizes: int, seed: int = 0) -> Tensor:

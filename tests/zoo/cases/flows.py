@@ -8,20 +8,14 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from cases import shims
-from cases.case import Case, Model, integers, normal
+from cases.case import Case, Model, along, integers, normal
 
 BATCH = Dim("batch", min=1, max=8)
 
 
 def rows(module: nn.Module, *sizes: int) -> Model:
     """A module that takes batches of rows."""
-    return Model(
-        module.eval(),
-        (normal(2, *sizes),),
-        ({0: BATCH},),
-        [(normal(n, *sizes, seed=n),) for n in (1, 8)],
-    )
+    return along(module, (2, *sizes), BATCH, (1, 8))
 
 
 class LogProb(nn.Module):
@@ -51,7 +45,6 @@ def _nflows(kind: str) -> Case:
             ReversePermutation,
         )
 
-        torch.manual_seed(0)
         if kind == "MAF":
             layers = [ReversePermutation(4), MaskedAffineAutoregressiveTransform(4, 16)]
         else:
@@ -70,7 +63,6 @@ def _zuko(kind: str) -> Case:
     def make() -> Model:
         import zuko
 
-        torch.manual_seed(0)
         return rows(
             ZukoLogProb(getattr(zuko.flows, kind)(4, transforms=2, hidden_features=(16,))), 4
         )
@@ -81,7 +73,6 @@ def _zuko(kind: str) -> Case:
 def _normflows() -> Model:
     import normflows as nf
 
-    torch.manual_seed(0)
     layers = [
         nf.flows.AffineCouplingBlock(nf.nets.MLP([2, 16, 4])),
         nf.flows.Permute(4, mode="swap"),
@@ -91,10 +82,8 @@ def _normflows() -> Model:
 
 def _tsai(name: str) -> Case:
     def make() -> Model:
-        shims.torchvision()
         from tsai.models import all as models
 
-        torch.manual_seed(0)
         return rows(getattr(models, name)(c_in=3, c_out=2, seq_len=40), 3, 40)
 
     return Case(f"tsai/{name}", make)
@@ -103,7 +92,6 @@ def _tsai(name: str) -> Case:
 def _ft_transformer() -> Model:
     from rtdl_revisiting_models import FTTransformer
 
-    torch.manual_seed(0)
     module = FTTransformer(
         n_cont_features=3,
         cat_cardinalities=[4, 5],
@@ -127,14 +115,11 @@ def _ft_transformer() -> Model:
 def _tabnet() -> Model:
     from pytorch_tabnet.tab_network import TabNet
 
-    torch.manual_seed(0)
     return rows(TabNet(6, 2, group_attention_matrix=torch.eye(6)), 6)
 
 
 def _gpytorch() -> Model:
     import gpytorch
-
-    torch.manual_seed(0)
 
     class Exact(gpytorch.models.ExactGP):
         def __init__(self, x: torch.Tensor, y: torch.Tensor) -> None:

@@ -35,7 +35,6 @@ def _basic(name: str) -> Case:
     def make() -> Model:
         from torch_geometric.nn import models
 
-        torch.manual_seed(0)
         return on_graphs(getattr(models, name)(8, 16, 2, out_channels=4))
 
     return Case(f"torch_geometric/{name}", make)
@@ -45,7 +44,6 @@ def _layer(name: str, *arguments: Any) -> Case:
     def make() -> Model:
         from torch_geometric import nn as layers
 
-        torch.manual_seed(0)
         return on_graphs(getattr(layers, name)(*arguments))
 
     return Case(f"torch_geometric/{name}", make)

@@ -7,16 +7,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.export import Dim
 
-from cases import shims
 from cases.case import Case, Model, integers, normal, uniform
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-def _shims() -> None:
-    shims.torchvision()
-    shims.torchaudio()
 
 
 SMALL = {
@@ -48,10 +42,8 @@ def _transformers(
     name: str, config: dict[str, Any], names: tuple[str, ...] = ("input_ids", "attention_mask")
 ) -> Case:
     def make() -> Model:
-        _shims()
         import transformers
 
-        torch.manual_seed(0)
         made = getattr(transformers, name).config_class(**config)
         return tokens(getattr(transformers, name)(made), names)
 
@@ -60,10 +52,8 @@ def _transformers(
 
 def _pixels(name: str, config: dict[str, Any], size: int) -> Case:
     def make() -> Model:
-        _shims()
         import transformers
 
-        torch.manual_seed(0)
         made = getattr(transformers, name).config_class(**config)
         return Model(
             getattr(transformers, name)(made).eval(),
@@ -76,10 +66,8 @@ def _pixels(name: str, config: dict[str, Any], size: int) -> Case:
 
 
 def _whisper() -> Model:
-    _shims()
     import transformers
 
-    torch.manual_seed(0)
     config = transformers.WhisperConfig(
         d_model=32,
         encoder_layers=2,
@@ -106,10 +94,8 @@ def _whisper() -> Model:
 
 def _wav2vec2(name: str) -> Case:
     def make() -> Model:
-        _shims()
         import transformers
 
-        torch.manual_seed(0)
         config = getattr(transformers, name).config_class(
             hidden_size=32,
             num_hidden_layers=2,
@@ -136,10 +122,8 @@ def _wav2vec2(name: str) -> Case:
 
 def _clip(part: str) -> Case:
     def make() -> Model:
-        _shims()
         import transformers
 
-        torch.manual_seed(0)
         text = {**SMALL, "max_position_embeddings": 32, "eos_token_id": 98}
         vision = {k: v for k, v in SMALL.items() if k != "vocab_size"} | {
             "image_size": 64,

@@ -6,7 +6,6 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from cases import shims
 from cases.case import Case, Model, normal
 
 ATOMS = Dim("atoms", min=3, max=20)
@@ -16,7 +15,6 @@ def _torchani(forces: bool) -> Case:
     def make() -> Model:
         import torchani
 
-        torch.manual_seed(0)
         assembler = torchani.arch.Assembler()
         assembler.set_symbols(("H", "C", "N", "O"))
         assembler.set_global_cutoff_fn("cosine")
@@ -58,14 +56,12 @@ def _torchani(forces: bool) -> Case:
 def _schnet() -> Model:
     import typing
 
-    shims.torchvision()
     from torch.utils.data import dataloader
 
     # schnetpack imports it from there.
     vars(dataloader).setdefault("T_co", typing.TypeVar("T_co", covariant=True))
     import schnetpack as spk
 
-    torch.manual_seed(0)
     distances = spk.atomistic.PairwiseDistances()
     schnet = spk.representation.SchNet(16, 2, spk.nn.GaussianRBF(8, 5.0), spk.nn.CosineCutoff(5.0))
     energy = spk.atomistic.Atomwise(16, output_key="energy")
@@ -87,13 +83,11 @@ def _schnet() -> Model:
 
 
 def _mace() -> Model:
-    shims.torchvision()
     import numpy
     from e3nn import o3
     from mace import data, modules
     from mace.tools import AtomicNumberTable, torch_geometric
 
-    torch.manual_seed(0)
     table = AtomicNumberTable([1, 8])
     module = modules.ScaleShiftMACE(
         r_max=4.0,
@@ -132,7 +126,6 @@ def _mace() -> Model:
 def _e3nn() -> Model:
     from e3nn import o3
 
-    torch.manual_seed(0)
     module = o3.FullyConnectedTensorProduct("4x0e+4x1o", "1x0e+1x1o", "4x0e+4x1o")
     rows = Dim("rows", min=1, max=8)
     return Model(

@@ -8,19 +8,14 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from cases.case import Case, Model, normal, uniform
+from cases.case import Case, Model, along, normal, uniform
 
 BATCH = Dim("batch", min=1, max=8)
 
 
 def observations(module: nn.Module, width: int) -> Model:
     """A module that takes batches of observations."""
-    return Model(
-        module.eval(),
-        (normal(2, width),),
-        ({0: BATCH},),
-        [(normal(n, width, seed=n),) for n in (1, 8)],
-    )
+    return along(module, (2, width), BATCH, (1, 8))
 
 
 class Policy(nn.Module):
@@ -43,7 +38,6 @@ def _space(width: int) -> Any:
 def _ppo() -> Model:
     from stable_baselines3.common.policies import ActorCriticPolicy
 
-    torch.manual_seed(0)
     return observations(Policy(ActorCriticPolicy(_space(6), _space(2), lambda _: 1e-3)), 6)
 
 
@@ -51,7 +45,6 @@ def _ppo_discrete() -> Model:
     from gymnasium import spaces
     from stable_baselines3.common.policies import ActorCriticPolicy
 
-    torch.manual_seed(0)
     return observations(Policy(ActorCriticPolicy(_space(6), spaces.Discrete(4), lambda _: 1e-3)), 6)
 
 
@@ -59,7 +52,6 @@ def _ppo_images() -> Model:
     from gymnasium import spaces
     from stable_baselines3.common.policies import ActorCriticCnnPolicy
 
-    torch.manual_seed(0)
     space = spaces.Box(0, 255, (3, 64, 64), dtype="uint8")
     module = Policy(ActorCriticCnnPolicy(space, spaces.Discrete(4), lambda _: 1e-3)).eval()
     given = [torch.randint(0, 255, (n, 3, 64, 64), dtype=torch.uint8) for n in (2, 1, 4)]
@@ -70,7 +62,6 @@ def _multi_input() -> Model:
     from gymnasium import spaces
     from stable_baselines3.common.policies import MultiInputActorCriticPolicy
 
-    torch.manual_seed(0)
     space = spaces.Dict({"image": spaces.Box(0, 1, (8,)), "state": spaces.Box(-1, 1, (3,))})
     module = Policy(MultiInputActorCriticPolicy(space, _space(2), lambda _: 1e-3)).eval()
 
@@ -84,14 +75,12 @@ def _multi_input() -> Model:
 def _sac() -> Model:
     from stable_baselines3.sac.policies import SACPolicy
 
-    torch.manual_seed(0)
     return observations(SACPolicy(_space(6), _space(2), lambda _: 1e-3).actor, 6)
 
 
 def _td3() -> Model:
     from stable_baselines3.td3.policies import TD3Policy
 
-    torch.manual_seed(0)
     return observations(TD3Policy(_space(6), _space(2), lambda _: 1e-3).actor, 6)
 
 
@@ -99,14 +88,12 @@ def _dqn() -> Model:
     from gymnasium import spaces
     from stable_baselines3.dqn.policies import DQNPolicy
 
-    torch.manual_seed(0)
     return observations(DQNPolicy(_space(6), spaces.Discrete(4), lambda _: 1e-3).q_net, 6)
 
 
 def _tqc() -> Model:
     from sb3_contrib.tqc.policies import TQCPolicy
 
-    torch.manual_seed(0)
     return observations(TQCPolicy(_space(6), _space(2), lambda _: 1e-3).actor, 6)
 
 
@@ -115,7 +102,6 @@ def _rsl(kind: str) -> Case:
         import rsl_rl.models as models
         from tensordict import TensorDict
 
-        torch.manual_seed(0)
         given = TensorDict({"policy": normal(2, 12)}, batch_size=[2])
         groups = {"actor": ["policy"]}
         cls = models.RNNModel if kind == "RNN" else models.MLPModel

@@ -11,7 +11,14 @@ import torch
 _libraries: list[Any] = []  # a library's definitions last as long as it does
 
 
-def torchvision() -> None:
+def install() -> None:
+    """Let torchvision and torchaudio import; nothing beside a CUDA build of torch."""
+    if torch.version.cuda is None:
+        _torchvision()
+        _torchaudio()
+
+
+def _torchvision() -> None:
     """Define torchvision's operators that its import asks for, with nms in Python.
 
     torchvision 0.28's wheel loads its binary beside a CUDA build of torch only.
@@ -38,7 +45,7 @@ def _nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> tor
     return torch.stack(kept) if kept else order
 
 
-def torchaudio() -> None:
+def _torchaudio() -> None:
     """Import torchaudio without its binary, which its transforms and models do not need."""
     extension: Any = types.ModuleType("torchaudio._extension")
     extension._IS_TORCHAUDIO_EXT_AVAILABLE = False

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.export import Dim
 
-from cases import shims
-from cases.case import Case, Model, uniform
+from cases.case import Case, Model, along, uniform
 
 if TYPE_CHECKING:
     from torch import nn
@@ -15,11 +14,8 @@ if TYPE_CHECKING:
 
 def images(module: nn.Module, size: int = 64, channels: int = 3) -> Model:
     """A module that takes batches of images of one size."""
-    return Model(
-        module.eval(),
-        (uniform(2, channels, size, size),),
-        ({0: Dim("batch", min=1, max=4)},),
-        [(uniform(n, channels, size, size, seed=n),) for n in (1, 3)],
+    return along(
+        module, (2, channels, size, size), Dim("batch", min=1, max=4), (1, 3), draw=uniform
     )
 
 
@@ -36,7 +32,6 @@ def any_images(module: nn.Module, multiple: int, channels: int = 3) -> Model:
 
 def _timm(name: str, size: int, **options: Any) -> Case:
     def make() -> Model:
-        shims.torchvision()
         import timm
 
         return images(timm.create_model(name, **options), size)
@@ -46,7 +41,6 @@ def _timm(name: str, size: int, **options: Any) -> Case:
 
 def _torchvision(name: str, size: int, **options: Any) -> Case:
     def make() -> Model:
-        shims.torchvision()
         import torchvision
 
         return images(torchvision.models.get_model(name, weights=None, **options), size)
@@ -56,7 +50,6 @@ def _torchvision(name: str, size: int, **options: Any) -> Case:
 
 def _segmentation(name: str) -> Case:
     def make() -> Model:
-        shims.torchvision()
         import segmentation_models_pytorch as smp
 
         return any_images(getattr(smp, name)("resnet18", encoder_weights=None, classes=3), 32)
